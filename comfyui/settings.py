@@ -1,0 +1,87 @@
+"""Paths, limits and time-outs, read from the environment once.
+
+Nothing else in the project reads os.environ for its settings: what needs one takes a Settings.
+docs/architecture.md has the table of the variables.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfyui.errors import RequestError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment decides. Paths are absolute; times are seconds."""
+
+    upstream_dir: Path
+    """ComfyUI's source tree (COMFYUI_DIR; default comfyui/upstream, which scripts/fetch-comfyui fills)."""
+    models_dir: Path
+    """ComfyUI's models folder (MODELS_DIR; default models/)."""
+    data_dir: Path
+    """What scripts make and may be deleted at any time: runs, demo weights, baked tars (DATA_DIR; default .data/)."""
+    device: str
+    """"auto", "cpu" or "gpu" (COMFYUI_DEVICE)."""
+    engine_args: tuple[str, ...]
+    """More arguments for ComfyUI's main.py (COMFYUI_ARGS, split as a shell does), for example --lowvram."""
+    engine_start_timeout_s: float
+    """How long ComfyUI may take to answer its first request (ENGINE_START_TIMEOUT_S; default 300)."""
+    allow_private_urls: bool
+    """Fetch from loopback, link-local and private addresses too (ALLOW_PRIVATE_URLS=1)."""
+    hf_endpoint: str
+    """Base URL of Hugging Face or a mirror of it (HF_ENDPOINT)."""
+    civitai_endpoint: str
+    """Base URL of Civitai or a mirror of it (CIVITAI_ENDPOINT)."""
+    weights_out: Path | None
+    """Where train() puts the tar when its caller shares this disk (WEIGHTS_OUT); the answer is then the path alone."""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings. Raises RequestError that names the variable when a value cannot be used."""
+        device = environ.get("COMFYUI_DEVICE", "auto")
+        if device not in ("auto", "cpu", "gpu"):
+            raise RequestError(f"COMFYUI_DEVICE is {device!r}; set it to auto, cpu or gpu.")
+        weights_out = environ.get("WEIGHTS_OUT")
+        return cls(
+            upstream_dir=_path(environ, "COMFYUI_DIR", PROJECT_ROOT / "comfyui" / "upstream"),
+            models_dir=_path(environ, "MODELS_DIR", PROJECT_ROOT / "models"),
+            data_dir=_path(environ, "DATA_DIR", PROJECT_ROOT / ".data"),
+            device=device,
+            engine_args=tuple(shlex.split(environ.get("COMFYUI_ARGS", ""))),
+            engine_start_timeout_s=_seconds(environ, "ENGINE_START_TIMEOUT_S", 300.0),
+            allow_private_urls=_flag(environ, "ALLOW_PRIVATE_URLS"),
+            hf_endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            civitai_endpoint=(environ.get("CIVITAI_ENDPOINT") or "https://civitai.com").rstrip("/"),
+            weights_out=Path(weights_out).absolute() if weights_out else None,
+        )
+
+
+def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    return Path(environ.get(name) or default).expanduser().absolute()
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    value = environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise RequestError(f"{name} is {value!r}; set it to 1 or 0.")
+    return value == "1"
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    value = environ.get(name)
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise RequestError(f"{name} is {value!r}; set it to a number of seconds above 0.")
+    return seconds

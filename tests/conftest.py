@@ -1,0 +1,39 @@
+"""What every test stands on: the socket guard, and settings that point into a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+GUARD_DIR = Path(__file__).parent / "guard"
+sys.path.insert(0, str(GUARD_DIR))
+import loopback_only  # noqa: E402
+
+loopback_only.install()
+os.environ["PYTHONPATH"] = os.pathsep.join([str(GUARD_DIR), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+from comfyui.settings import Settings  # noqa: E402
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings whose models and data live in this test's folder; loopback URLs allowed; more by keyword."""
+
+    def make(**changes: object) -> Settings:
+        base = Settings.from_environ({"ALLOW_PRIVATE_URLS": "1", "COMFYUI_DIR": os.environ.get("COMFYUI_DIR", "")})
+        base = replace(base, models_dir=tmp_path / "models", data_dir=tmp_path / "data")
+        return replace(base, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """The plain settings of a test."""
+    return make_settings()
