@@ -33,6 +33,8 @@ class Settings:
     """More arguments for ComfyUI's main.py (COMFYUI_ARGS, split as a shell does), for example --lowvram."""
     engine_start_timeout_s: float
     """How long ComfyUI may take to answer its first request (ENGINE_START_TIMEOUT_S; default 300)."""
+    prediction_timeout_s: float
+    """How long ComfyUI may work on one workflow before it is stopped (PREDICTION_TIMEOUT_S; default 3600)."""
     allow_private_urls: bool
     """Fetch from loopback, link-local and private addresses too (ALLOW_PRIVATE_URLS=1)."""
     hf_endpoint: str
@@ -45,26 +47,38 @@ class Settings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings. Raises RequestError that names the variable when a value cannot be used."""
-        device = environ.get("COMFYUI_DEVICE", "auto")
+        device = environ.get("COMFYUI_DEVICE") or "auto"
         if device not in ("auto", "cpu", "gpu"):
             raise RequestError(f"COMFYUI_DEVICE is {device!r}; set it to auto, cpu or gpu.")
-        weights_out = environ.get("WEIGHTS_OUT")
         return cls(
             upstream_dir=_path(environ, "COMFYUI_DIR", PROJECT_ROOT / "comfyui" / "upstream"),
             models_dir=_path(environ, "MODELS_DIR", PROJECT_ROOT / "models"),
             data_dir=_path(environ, "DATA_DIR", PROJECT_ROOT / ".data"),
             device=device,
-            engine_args=tuple(shlex.split(environ.get("COMFYUI_ARGS", ""))),
+            engine_args=_arguments(environ, "COMFYUI_ARGS"),
             engine_start_timeout_s=_seconds(environ, "ENGINE_START_TIMEOUT_S", 300.0),
+            prediction_timeout_s=_seconds(environ, "PREDICTION_TIMEOUT_S", 3600.0),
             allow_private_urls=_flag(environ, "ALLOW_PRIVATE_URLS"),
             hf_endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
             civitai_endpoint=(environ.get("CIVITAI_ENDPOINT") or "https://civitai.com").rstrip("/"),
-            weights_out=Path(weights_out).absolute() if weights_out else None,
+            weights_out=_path(environ, "WEIGHTS_OUT", Path()) if environ.get("WEIGHTS_OUT") else None,
         )
 
 
 def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    return Path(environ.get(name) or default).expanduser().absolute()
+    path = Path(environ.get(name) or default)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise RequestError(f"{name} is {str(path)!r}, and there is no such home folder.") from error
+
+
+def _arguments(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    value = environ.get(name, "")
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise RequestError(f"{name} is {value!r}, which is not a command line: {error}.") from error
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:

@@ -1,0 +1,1 @@
+"""The embedded ComfyUI: its pinned source, its process, and the client that speaks to it."""

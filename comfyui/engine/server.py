@@ -1,0 +1,171 @@
+"""The ComfyUI process: started by argv on a free loopback port, with folders of ours, watched, and really stopped.
+
+Not for: what is sent to it (client.py), or when to start it again (engine.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from comfyui.deadline import Deadline
+from comfyui.engine.device import runs_on_cpu
+from comfyui.engine.upstream import check_upstream
+from comfyui.errors import EngineDiedError
+from comfyui.process import LineLog, ManagedProcess
+from comfyui.settings import Settings
+
+NO_FRONTEND = Path(__file__).with_name("no_frontend")
+READY_POLL_S = 0.05
+PROBE_TIMEOUT_S = 5.0
+PORT_TRIES = 3
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
+PORT_TAKEN = re.compile(r"address already in use|error while attempting to bind", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class EngineFolders:
+    """Where one ComfyUI process reads and writes; all under one run folder of ours."""
+
+    input: Path
+    output: Path
+    temp: Path
+    user: Path
+
+    @classmethod
+    def under(cls, run_dir: Path) -> EngineFolders:
+        """The folders below `run_dir`, made if they are not there."""
+        # ComfyUI appends "temp" to --temp-directory by itself.
+        folders = cls(run_dir / "input", run_dir / "output", run_dir / "temp", run_dir / "user")
+        for folder in (folders.input, folders.output, folders.temp, folders.user):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folders
+
+
+def main_arguments(settings: Settings, folders: EngineFolders, port: int, *, cpu: bool) -> list[str]:
+    """What follows main.py on ComfyUI's command line (comfy/cli_args.py of 0.30.0)."""
+    arguments = {
+        "--listen": "127.0.0.1",
+        "--port": str(port),
+        "--models-directory": str(settings.models_dir),
+        "--input-directory": str(folders.input),
+        "--output-directory": str(folders.output),
+        "--temp-directory": str(folders.temp.parent),
+        "--user-directory": str(folders.user),
+        # --user-directory does not move the SQLite file; nothing in it is worth keeping here.
+        "--database-url": "sqlite:///:memory:",
+        # Without the frontend package (78 MB, never shown) main.py exits with 255 unless it is given a folder.
+        "--front-end-root": str(NO_FRONTEND / "web"),
+    }
+    flat = [part for pair in arguments.items() for part in pair]
+    # API nodes call paid services of others with the caller's data; nothing here has an account for them.
+    flat += ["--disable-auto-launch", "--disable-api-nodes"]
+    if cpu:
+        flat.append("--cpu")
+    return [*flat, *settings.engine_args]
+
+
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for ComfyUI and its custom nodes: ours, without anything that looks like a secret."""
+    kept = {name: value for name, value in environ.items() if not SECRET_NAME.search(name)}
+    path = os.pathsep.join(filter(None, [str(NO_FRONTEND / "packages"), environ.get("PYTHONPATH")]))
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+
+
+def free_port() -> int:
+    """A loopback port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EngineServer:
+    """One ComfyUI process. `base_url` is where it answers; `folders` is where it reads and writes."""
+
+    def __init__(self, settings: Settings, run_dir: Path, log: LineLog) -> None:
+        self._settings = settings
+        self._log = log
+        self.folders = EngineFolders.under(run_dir)
+        self.port = 0
+        self._process: ManagedProcess | None = None
+
+    @property
+    def base_url(self) -> str:
+        """http://127.0.0.1:port of the running process."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None before the first start."""
+        return self._process.pid if self._process else None
+
+    def alive(self) -> bool:
+        """True while the process runs; it may still be starting."""
+        return self._process is not None and self._process.returncode() is None
+
+    def spawn(self) -> None:
+        """Start the process and return at once (`wait_ready` waits). EngineError if there is no ComfyUI to start."""
+        source = check_upstream(self._settings)
+        self._settings.models_dir.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        arguments = main_arguments(self._settings, self.folders, self.port, cpu=runs_on_cpu(self._settings))
+        self._process = ManagedProcess(
+            [str(source / "main.py"), *arguments], cwd=source, env=engine_environment(os.environ), log=self._log
+        )
+
+    async def wait_ready(self, session: aiohttp.ClientSession, deadline: Deadline) -> None:
+        """Wait until it answers /system_stats. Raises EngineDiedError as soon as it ends, DeadlineError when late."""
+        tries = 1
+        while not await self._answers(session):
+            if not self.alive():
+                # Between our choice of a port and its bind, another program may have taken it.
+                if tries < PORT_TRIES and PORT_TAKEN.search("\n".join(self._ended_lines())):
+                    tries += 1
+                    self.spawn()
+                    continue
+                raise self.died("while it started")
+            deadline.check()
+            await asyncio.sleep(READY_POLL_S)
+
+    def died(self, when: str) -> EngineDiedError:
+        """The error for a process that ended by itself: its exit code and the end of its log."""
+        lines = self._ended_lines()
+        returncode = self._process.returncode() if self._process else None
+        if returncode is not None and returncode < 0:
+            how = f"killed by signal {-returncode}"
+        else:
+            how = f"with exit code {returncode}"
+        tail = "\n".join(f"    {line}" for line in lines[-20:])
+        return EngineDiedError(
+            f"ComfyUI ended {when}, {how}. The last lines it printed:\n{tail or '    (nothing)'}",
+            returncode=returncode,
+            last_lines=lines,
+        )
+
+    async def stop(self) -> None:
+        """End the process and its whole group; harmless when there is none."""
+        if self._process is not None:
+            await asyncio.to_thread(self._process.stop)
+
+    def _ended_lines(self) -> tuple[str, ...]:
+        return self._process.ended_lines() if self._process else ()
+
+    async def _answers(self, session: aiohttp.ClientSession) -> bool:
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+        try:
+            async with session.get(f"{self.base_url}/system_stats", timeout=timeout) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+
+def engine_log_line(line: str) -> str:
+    """How a line of ComfyUI's appears in our log."""
+    return f"[comfyui] {line}"

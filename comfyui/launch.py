@@ -1,0 +1,40 @@
+"""Run a Python program as this process, and end with the process that asked for it.
+
+    python launch.py FD PATH/TO/main.py ARG…        a script, as `python main.py ARG…` would run it
+    python launch.py FD -m PACKAGE.MODULE ARG…      a module, as `python -m` would run it
+
+FD is the read end of a pipe whose write end only the parent holds. When the parent is gone, even by SIGKILL, the
+read returns, and the whole process group of this program is killed: no ComfyUI is left behind holding a GPU.
+A script of its own: it imports nothing of this project, so that ComfyUI's modules meet none of ours.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def _end_with_parent(fd: int) -> None:
+    while os.read(fd, 1):
+        pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def main() -> None:
+    """Start the watch, then become the program."""
+    watch_fd, *program = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, args=(int(watch_fd),), name="parent-watch", daemon=True).start()
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        sys.path[0] = str(Path(program[0]).resolve().parent)
+        runpy.run_path(program[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Cog's own HTTP server as a child process: the same program that answers on Replicate, without Docker.
+
+One server serves one mode: predictions or trainings. Its HTTP API: https://github.com/replicate/cog, docs/http.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import requests
+
+from comfyui.deadline import Deadline
+from comfyui.engine.server import free_port
+from comfyui.errors import EngineError
+from comfyui.process import LineLog, ManagedProcess
+from comfyui.settings import PROJECT_ROOT
+
+HEALTH_POLL_S = 0.1
+HEALTH_TIMEOUT_S = 10.0
+STOP_GRACE_S = 15.0
+FREE_SLOT_S = 10.0
+
+
+class CogServer:
+    """A Cog server of this project. Use it as a context manager: it is stopped, with all it started, at the end.
+
+    `environ` is added to ours (COG_WEIGHTS, MODELS_DIR, …); `sink` gets the lines people care about, from a thread.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["predict", "train"],
+        *,
+        environ: Mapping[str, str],
+        sink: Callable[[str], None],
+        host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        self.mode = mode
+        self.port = port or free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        stub = {"predict": "predict.py:Predictor", "train": "train.py:train"}[mode]
+        env = {
+            **os.environ,
+            **environ,
+            "PORT": str(self.port),
+            f"COG_{mode.upper()}_TYPE_STUB": stub,
+            # Cog starts its worker as `python` from PATH, whatever Python runs the server.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        }
+        self._process = ManagedProcess(
+            ["-m", "cog.server.http", "--host", host, *(["--x-mode", "train"] if mode == "train" else [])],
+            cwd=PROJECT_ROOT,
+            env=env,
+            log=LineLog(lambda line: sink(readable_line(line))),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """None while the server runs, then its exit code."""
+        return self._process.returncode()
+
+    def health(self) -> dict[str, Any]:
+        """The answer of /health-check; {} while nobody answers."""
+        try:
+            answer: dict[str, Any] = requests.get(f"{self.base_url}/health-check", timeout=HEALTH_TIMEOUT_S).json()
+        except requests.ConnectionError:
+            return {}
+        return answer
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait until setup is done. Raises EngineError with the reason if it fails, DeadlineError when it is late."""
+        while (health := self.health()).get("status") not in ("READY", "BUSY"):
+            if health.get("status") == "SETUP_FAILED":
+                raise EngineError(f"The {self.mode} server's setup failed:\n{health['setup'].get('logs', '').strip()}")
+            if (returncode := self.returncode()) is not None:
+                tail = "\n".join(readable_line(line) for line in self._process.ended_lines()[-20:])
+                raise EngineError(f"The {self.mode} server ended with exit code {returncode}:\n{tail}")
+            deadline.check()
+            time.sleep(HEALTH_POLL_S)
+
+    def call(self, inputs: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        """POST /predictions or /trainings and wait for the end; the answer has status, output, error, logs.
+
+        Raises EngineError when the server stays busy with another call for FREE_SLOT_S seconds.
+        """
+        url = f"{self.base_url}/{'predictions' if self.mode == 'predict' else 'trainings'}"
+        deadline = time.monotonic() + FREE_SLOT_S
+        # Cog frees the slot of a call a moment after its answer, and says 409 Conflict until then.
+        while (response := requests.post(url, json={"input": dict(inputs)}, timeout=timeout_s)).status_code == 409:
+            if time.monotonic() > deadline:
+                raise EngineError(f"The {self.mode} server is busy with another call: {response.text}")
+            time.sleep(HEALTH_POLL_S)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def stop(self) -> None:
+        """End the server and everything it started; harmless when it has ended."""
+        self._process.stop(STOP_GRACE_S)
+
+
+def readable_line(line: str) -> str:
+    """Cog prints its log as JSON, a line each, with what our code printed inside; this is the text alone."""
+    try:
+        return str(json.loads(line)["fields"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
+def file_of_data_uri(uri: str) -> bytes:
+    """The bytes of a base64 data: URI, the form in which a local Cog server gives files back (RFC 2397)."""
+    head, _, body = uri.partition(",")
+    if not head.startswith("data:") or not head.endswith(";base64"):
+        raise ValueError(f"not a base64 data: URI: {uri[:40]!r}")
+    return base64.b64decode(body, validate=True)
+
+
+def suffix_of_data_uri(uri: str) -> str:
+    """The file ending for the media type of a data: URI, ".bin" where it is unknown."""
+    kind = uri.removeprefix("data:").split(";", 1)[0].split(",", 1)[0]
+    return mimetypes.guess_extension(kind) or ".bin"

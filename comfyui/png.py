@@ -1,0 +1,34 @@
+"""The texts inside a PNG file, where ComfyUI keeps the workflow that made the picture. Pure.
+
+Format: PNG specification, third edition (W3C), 5.2 to 5.3 (signature, chunks) and 11.3.3 (tEXt).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def replace_in_texts(png: bytes, old: bytes, new: bytes) -> bytes:
+    """The file with `old` replaced by `new` in its uncompressed texts (tEXt); everything else, pixels too, stays.
+
+    What is not a well-formed PNG comes back unchanged.
+    """
+    if not png.startswith(SIGNATURE) or old not in png:
+        return png
+    chunks, position = [SIGNATURE], len(SIGNATURE)
+    while position < len(png):
+        if position + 12 > len(png):
+            return png
+        (length,) = struct.unpack_from(">I", png, position)
+        end = position + 12 + length
+        kind, body = png[position + 4 : position + 8], png[position + 8 : end - 4]
+        if kind == b"tEXt" and old in body:
+            body = body.replace(old, new)
+            chunks.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+        else:
+            chunks.append(png[position:end])
+        position = end
+    return b"".join(chunks)

@@ -1,0 +1,83 @@
+"""Cog inputs → comfyui → files. Thin: everything that can go wrong is handled, and tested, in comfyui/."""
+
+from pathlib import Path as FilePath
+from typing import Optional, Union
+
+from cog import BaseRunner, Input, Path
+
+from comfyui.cog_inputs import explain_unknown_inputs
+from comfyui.engine.engine import Engine
+from comfyui.engine.server import engine_log_line
+from comfyui.prediction import PredictionRequest, predict
+from comfyui.settings import Settings
+from comfyui.startup import start_beside
+from comfyui.weights.restore import restore
+
+
+def say(line: str) -> None:
+    """A line for the log of the setup or the prediction that calls it."""
+    print(line, flush=True)
+
+
+class Predictor(BaseRunner):
+    """ComfyUI behind Cog: weights are restored and verified while ComfyUI starts, then workflows run."""
+
+    async def setup(self, weights: Optional[Union[Path, str]] = None) -> None:  # type: ignore[override]
+        """Start ComfyUI and restore the weights (a URL or a path, from COG_WEIGHTS) at the same time."""
+        self.settings = Settings.from_environ()
+        self.engine = Engine(self.settings, sink=lambda line: say(engine_log_line(line)))
+        if weights:
+            location = str(weights)
+            await start_beside(
+                self.engine, lambda stop: restore(location, self.settings.models_dir, self.settings, say, stop)
+            )
+        else:
+            await start_beside(self.engine, None)
+
+    @explain_unknown_inputs
+    async def run(
+        self,
+        workflow_json: str = Input(
+            description="Your workflow in API format, as JSON text. In ComfyUI: Workflow → Export (API).",
+            default="",
+        ),
+        input_file: Optional[Path] = Input(
+            description="An image, video or sound for the workflow, or a zip or tar of them. A single file is there as input.png (or its own ending) and under its own name; an archive keeps its folders.",
+            default=None,
+        ),
+        return_temp_files: bool = Input(
+            description="Give back temporary files too, such as previews and preprocessed ControlNet images.",
+            default=False,
+        ),
+        output_format: str = Input(
+            description="Format of still images. Animations, videos and other files stay as the workflow made them.",
+            choices=["webp", "jpg", "png"],
+            default="webp",
+        ),
+        output_quality: int = Input(
+            description="Quality of webp and jpg images, from 0 to 100; 100 is best. Not used for png.",
+            ge=0,
+            le=100,
+            default=95,
+        ),
+        randomise_seeds: bool = Input(
+            description="Put a new random number into every seed of the workflow; the log says which. Turn it off to make the same picture again.",
+            default=True,
+        ),
+        force_reset_cache: bool = Input(
+            description="Unload all models and forget all cached results before the workflow runs.",
+            default=False,
+        ),
+    ) -> list[Path]:
+        """Run one workflow and give back the files it made, in the order of its nodes."""
+        request = PredictionRequest(
+            workflow_json=workflow_json or "",
+            # Without Docker a local path arrives as a plain string.
+            input_file=FilePath(input_file) if input_file else None,
+            return_temp_files=return_temp_files,
+            output_format=output_format,
+            output_quality=output_quality,
+            randomise_seeds=randomise_seeds,
+            force_reset_cache=force_reset_cache,
+        )
+        return [Path(file) for file in await predict(self.engine, self.settings, request, say)]

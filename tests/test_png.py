@@ -1,0 +1,39 @@
+"""Texts in a PNG change; the picture and what is no PNG do not."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from comfyui.png import replace_in_texts
+
+
+def png(**texts: str) -> bytes:
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    out = io.BytesIO()
+    Image.radial_gradient("L").save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def test_the_text_changes_and_the_picture_does_not() -> None:
+    before = png(prompt='{"prefix": "run-1/a", "other": "run-1/b"}', workflow="untouched")
+    after = replace_in_texts(before, b"run-1/", b"")
+    with Image.open(io.BytesIO(after)) as image, Image.open(io.BytesIO(before)) as original:
+        assert image.tobytes() == original.tobytes()
+        assert image.info["prompt"] == '{"prefix": "a", "other": "b"}'
+        assert image.info["workflow"] == "untouched"
+
+
+def test_a_png_without_the_text_is_the_same_bytes() -> None:
+    file = png(prompt="nothing here")
+    assert replace_in_texts(file, b"run-1/", b"") == file
+
+
+@pytest.mark.parametrize("file", [b"", b"run-1/", png(prompt="run-1/")[:60] + b"run-1/", b"\xff\xd8 run-1/"])
+def test_what_is_no_whole_png_comes_back_unchanged(file: bytes) -> None:
+    assert replace_in_texts(file, b"run-1/", b"") == file
