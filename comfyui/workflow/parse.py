@@ -111,7 +111,7 @@ def _load(text: str) -> Any:
             f"{around!r}. Send the exported file as it is; a program should make the text with json.dumps()."
         ) from error
     except ValueError as error:
-        raise WorkflowError(f"workflow_json holds a number that is too long to be one: {error}.") from error
+        raise WorkflowError("workflow_json holds a number of thousands of digits, which no input takes.") from error
     except RecursionError as error:
         raise WorkflowError(TOO_DEEP) from error
 
