@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from cog.input import FieldInfo
 
 from comfyui.errors import RequestError
+from comfyui.suggest import unknown_inputs_message
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,12 +46,3 @@ def explain_unknown_inputs(function: Function) -> Function:
         return function(*args, **inputs)
 
     return checked  # type: ignore[return-value]
-
-
-def unknown_inputs_message(unknown: list[str], known: list[str]) -> str:
-    """One sentence for each unknown input with the nearest right name, then all right names."""
-    said = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        said.append(f"There is no input {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-    return f"{' '.join(said)} The inputs are: {', '.join(known)}."

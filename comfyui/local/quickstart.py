@@ -31,7 +31,8 @@ from comfyui.local.demo_workflow import with_prompt, with_seed, with_values
 from comfyui.local.file_server import serve_files
 from comfyui.local.paths import typed_path, typed_url_or_path
 from comfyui.settings import PROJECT_ROOT, Settings
-from comfyui.weights.manifest import Manifest, read_tar_manifest
+from comfyui.weights.manifest import Manifest
+from comfyui.weights.restore import read_manifest
 from comfyui.workflow.changes import MAX_SEED
 from comfyui.workflow.parse import Workflow, parse_workflow
 
@@ -158,7 +159,7 @@ def run(options: Options) -> list[Path]:
             order = _weights_to_bake(options, settings, servers, steps)
         with steps.step("Bake them in Cog's train server"):
             tar = _bake(order, settings, steps, rebake=options.rebake)
-    manifest = read_tar_manifest(tar)
+    manifest = read_manifest(str(tar), settings)
     workflow = _workflow(options, manifest)
     with ExitStack() as servers:
         with steps.step(f"Restore them in Cog's predict server, on the {'CPU' if runs_on_cpu(settings) else 'GPU'}"):

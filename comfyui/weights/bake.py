@@ -6,14 +6,14 @@ straight into the tar. A failure anywhere leaves no tar.
 
 from __future__ import annotations
 
-import difflib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui.errors import TrainingInputError, WeightsError
 from comfyui.settings import Settings
+from comfyui.suggest import unknown_inputs_message
 from comfyui.weights.archive import ArchiveWriter
 from comfyui.weights.download import open_stream
 from comfyui.weights.folders import TRAINING_INPUTS, path_key, workflow_use
@@ -81,29 +81,6 @@ def bake(
     return manifest
 
 
-def unknown_input_error(names: Iterable[str]) -> TrainingInputError:
-    """The error for training inputs that do not exist: for each the nearest right name, and the list of them all."""
-    wrong = list(names)
-    hints = [f"{name} (did you mean {near}?)" if (near := _nearest(name)) else name for name in wrong]
-    return TrainingInputError(
-        f"There is no training input {', '.join(hints)}. The inputs for weights are {_right_names()}.",
-        input_name=wrong[0] if len(wrong) == 1 else None,
-    )
-
-
-def _right_names() -> str:
-    return ", ".join(TRAINING_INPUTS)
-
-
-def _nearest(name: str) -> str | None:
-    bare = name.lower().removeprefix("hf_").removeprefix("civitai_").removesuffix("_url").removesuffix("_urls")
-    near = difflib.get_close_matches(bare, TRAINING_INPUTS, n=1, cutoff=0.6)
-    if near:
-        return near[0]
-    # "vae" is too short for difflib, and a folder's own name ("embeddings") is as good a guess.
-    return next((right for right, folder in TRAINING_INPUTS.items() if bare and folder.startswith(bare)), None)
-
-
 def _plan(
     request: Mapping[str, str | None],
     settings: Settings,
@@ -113,7 +90,7 @@ def _plan(
 ) -> list[_Planned]:
     wrong = [name for name in request if name not in TRAINING_INPUTS]
     if wrong:
-        raise unknown_input_error(wrong)
+        raise TrainingInputError(unknown_inputs_message(wrong, tuple(TRAINING_INPUTS)), input_name=wrong[0])
     plan: list[_Planned] = []
     certain, urls = _Paths(), set[tuple[str, str]]()
     for input_name, folder in TRAINING_INPUTS.items():
@@ -124,7 +101,7 @@ def _plan(
             plan.append(planned)
     if not plan:
         raise TrainingInputError(
-            f"No weights were given. Put URLs, one per line, into at least one of: {_right_names()}."
+            f"No weights were given. Put URLs, one per line, into at least one of: {', '.join(TRAINING_INPUTS)}."
         )
     return plan
 

@@ -88,6 +88,12 @@ def restore(
     return manifest
 
 
+def read_manifest(location: str, settings: Settings) -> Manifest:
+    """What the tar at `location` says it holds, nothing of it proven; `location` and errors are those of `restore`."""
+    with _open(location, settings) as tar:
+        return _read_manifest(TarReader(tar.chunks, tar.shown), tar)[0]
+
+
 @contextmanager
 def _open(location: str, settings: Settings) -> Iterator[_TarStream]:
     scheme = urlsplit(location).scheme if "://" in location else ""

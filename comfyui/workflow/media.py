@@ -30,15 +30,17 @@ MEDIA_SUFFIXES = {
     *(".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"),
     *(".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
 }
-ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz"}
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz"}
 MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_PATH_BYTES = 1000
 MAX_PATH_PARTS = 30
 """Of a member's path in an archive: ten thousand files a hundred folders deep would eat a disk too."""
 CHUNK_BYTES = 1024**2
+ENCRYPTED_FLAG = 0x1
+"""Of a zip member's flags (APPNOTE.TXT, 4.4.4)."""
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
-"""What the standard library raises for an archive that is cut, damaged, encrypted or packed in a way it cannot read;
+"""What the standard library raises for an archive that is cut, damaged or packed in a way it cannot read;
 beside OSError with no number or EINVAL (a seek to where a damaged table points)."""
 
 
@@ -151,6 +153,8 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
             continue
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise InputFileError(f"input_file holds {info.filename!r}, which is a link or device, not a file.")
+        if info.flag_bits & ENCRYPTED_FLAG:
+            raise InputFileError(f"input_file holds {info.filename!r} encrypted; send an archive without a password.")
         with archive.open(info) as stream:
             yield _Member(info.filename, stream)
 

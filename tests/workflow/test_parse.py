@@ -29,7 +29,7 @@ def nested(levels: int) -> str:
         (
             '{"1": {"class_type": "A",\n  "inputs": {"text": "a cat",}}}',
             "workflow_json is not valid JSON: Expecting property name enclosed in double quotes at line 2, column 30, "
-            f'near \'{{"text": "a cat",}}}}}}\'. {AS_IT_IS}',
+            f'near \'": {{"text": "a cat",}}}}}}\'. {AS_IT_IS}',
         ),
         (
             "{'1': {}}",

@@ -44,7 +44,7 @@ def explain(answer: dict[str, Any], workflow: dict[str, Any], input_files: tuple
             refused({"4": (LOADER, [answers.CHECKPOINT_NOT_THERE])}),
             changed(n4_ckpt_name="sd_xl_base_1.0.safetensor"),
             "Node 4 'Load Checkpoint' (CheckpointLoaderSimple): ckpt_name is 'sd_xl_base_1.0.safetensor', which is not "
-            "there; the nearest (of 3): sd_xl_base_1.0.safetensors, cut.safetensors, v1-5-pruned-emaonly.safetensors. "
+            "there; the nearest (of 3): sd_xl_base_1.0.safetensors, cut.safetensors. "
             "Bake the file with the training input `checkpoints`.",
             id="checkpoint not there",
         ),
@@ -66,7 +66,8 @@ def explain(answer: dict[str, Any], workflow: dict[str, Any], input_files: tuple
         pytest.param(
             refused({"3": (SAMPLER, [answers.SAMPLER_NOT_THERE])}),
             changed(n3_sampler_name="eulr"),
-            "Node 3 (KSampler): sampler_name is 'eulr', which is not there; the nearest (of 44): euler, heun, euler_cfg_pp.",
+            "Node 3 (KSampler): sampler_name is 'eulr', which is not there; the nearest (of 44): euler, "
+            "heun, euler_cfg_pp.",
             id="a choice from a list that ComfyUI leaves out",
         ),
         pytest.param(

@@ -1,0 +1,327 @@
+"""Real pictures and other files as nodes report them, and what people get."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from comfyui.engine.server import EngineFolders
+from comfyui.errors import EngineError
+from comfyui.outputs import OutputFile, deliver, reported_files
+from comfyui.workflow.parse import Node, Workflow
+from tests.workflow.answers import SUCCESS_HISTORY
+
+RED, CLEAR = (255, 0, 0), (0, 0, 0, 0)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> EngineFolders:
+    return EngineFolders.under(tmp_path / "run")
+
+
+@pytest.fixture
+def deliver_one(tmp_path: Path) -> Callable[..., Path]:
+    """Deliver one file and return where it came to lie."""
+
+    def one(path: Path, output_format: str = "webp", output_quality: int = 95, node_id: str = "9") -> Path:
+        file = OutputFile(node_id, "images", "output", path)
+        (delivered,) = deliver([file], tmp_path / "delivered", output_format, output_quality)
+        return delivered
+
+    return one
+
+
+def workflow_of(*node_ids: str) -> Workflow:
+    return Workflow({node_id: Node(node_id, "SaveImage", "Save", {}) for node_id in node_ids})
+
+
+def image_entry(filename: str, subfolder: str = "", place: str = "output") -> dict[str, str]:
+    return {"filename": filename, "subfolder": subfolder, "type": place}
+
+
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def photo() -> Image.Image:
+    """Noise, so that quality shows in the size of a file."""
+    return Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(64 * 64 * 3))
+
+
+def animation(path: Path, **options: Any) -> Path:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    return save(path, frames[0], save_all=True, append_images=frames[1:], duration=100, **options)
+
+
+def png_of_16_bits_a_channel(path: Path) -> Path:
+    """An RGB PNG that Pillow reads but cannot write (PNG specification, 5 and 11.2)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    rows = (b"\0" + b"\x12\x34\x56\x78\x9a\xbc" * 4) * 4
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+def near(seen: Any, expected: tuple[int, ...]) -> bool:
+    return len(seen) == len(expected) and all(abs(a - b) <= 3 for a, b in zip(seen, expected, strict=True))
+
+
+def test_files_come_in_the_order_of_the_workflow_whatever_order_comfyui_reports(folders: EngineFolders) -> None:
+    outputs = {
+        "9": {"images": [image_entry("b.png"), image_entry("a.png")]},
+        "5.0.1": {"images": [image_entry("made.png")]},
+        "12": {"audio": [image_entry("s.flac", "audio")]},
+    }
+    files = reported_files(outputs, workflow_of("12", "5", "9"), folders)
+    assert [(file.node_id, file.kind, file.path.name) for file in files] == [
+        ("12", "audio", "s.flac"),
+        ("5.0.1", "images", "made.png"),
+        ("9", "images", "b.png"),
+        ("9", "images", "a.png"),
+    ]
+    assert files[0].path == (folders.output / "audio" / "s.flac").resolve()
+
+
+def test_what_comfyui_reports_is_read_as_files_with_their_place(folders: EngineFolders) -> None:
+    files = reported_files(SUCCESS_HISTORY["outputs"], workflow_of("20", "21", "22", "23"), folders)
+    assert [(file.place, file.path.relative_to(folders.output.parent.resolve()).as_posix()) for file in files] == [
+        ("temp", "temp/ComfyUI_temp_aosnt_00001_.png"),
+        ("output", "output/sub/pic_00001_.png"),
+        ("output", "output/sub/pic_00002_.png"),
+        ("output", "output/anim_00001_.webp"),
+    ]
+
+
+def test_entries_that_are_no_files_are_passed_by_and_a_file_named_twice_comes_once(folders: EngineFolders) -> None:
+    outputs = {
+        "1": {
+            "text": ["hello"],
+            "animated": [True],
+            "string": "abc",
+            "number": 7,
+            "images": [image_entry("a.png"), image_entry("a.png"), image_entry("in.png", place="input"), {}, None],
+        }
+    }
+    files = reported_files(outputs, workflow_of("1"), folders)
+    assert [file.path.name for file in files] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("filename", "subfolder"),
+    [("../../secret", ""), ("secret", "../.."), ("/etc/passwd", ""), ("passwd", "/etc"), ("x", "sub/../../../..")],
+)
+def test_a_reported_name_that_leads_outside_is_refused(folders: EngineFolders, filename: str, subfolder: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        reported_files({"1": {"images": [image_entry(filename, subfolder)]}}, workflow_of("1"), folders)
+    assert str(caught.value) == (
+        f"A node reports the output {filename!r} in {subfolder!r}, outside ComfyUI's output folder."
+    )
+
+
+def test_a_link_in_the_output_folder_that_leads_outside_is_refused(folders: EngineFolders, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folders.output / "a.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(EngineError, match="outside ComfyUI's output folder"):
+        reported_files({"1": {"images": [image_entry("a.png")]}}, workflow_of("1"), folders)
+
+
+def test_delivered_names_sort_in_the_order_of_the_files_and_never_collide(tmp_path: Path) -> None:
+    """Same names from two nodes, a subgraph's id, and more files than three digits count."""
+    sources = [save(tmp_path / f"{name}.png", Image.new("RGB", (1, 1))) for name in ("z", "a")]
+    files = [OutputFile(node_id, "images", "output", path) for node_id in ("12:3", "9") for path in sources]
+    names = [path.name for path in deliver(files, tmp_path / "out", "png", 95)]
+    assert names == ["000-12_3-z.png", "001-12_3-a.png", "002-9-z.png", "003-9-a.png"]
+    many = [path.name for path in deliver(files[:1] * 1001, tmp_path / "many", "png", 95)]
+    assert many == sorted(set(many))
+    assert (many[0], many[-1]) == ("0000-12_3-z.png", "1000-12_3-z.png")
+
+
+@pytest.mark.parametrize(
+    ("filename", "delivered"),
+    [
+        ("pic_00001_.png", "000-9-pic_00001.png"),
+        ("a b&c;$(rm).png", "000-9-a_b_c_rm.png"),
+        ("写真_00001_.png", "000-9-写真_00001.png"),
+        ("___.png", "000-9-output.png"),
+        ("a.p n\ng", "000-9-a.p_n_g"),
+        ("..png", "000-9-..png"),
+        ("no_suffix", "000-9-no_suffix"),
+    ],
+)
+def test_a_delivered_name_is_safe(
+    tmp_path: Path, deliver_one: Callable[..., Path], filename: str, delivered: str
+) -> None:
+    path = tmp_path / filename
+    path.write_bytes(b"content")
+    assert deliver_one(path, "png").name == delivered
+
+
+@given(st.text(max_size=120), st.text(min_size=1, max_size=80))
+def test_any_name_and_node_id_give_a_name_that_a_disk_takes(node_id: str, stem: str) -> None:
+    from comfyui.outputs import _safe
+
+    name = f"000-{_safe(node_id)}-{_safe(stem)}{_safe('.' + stem)}"
+    assert len(name.encode()) <= 255
+    assert "/" not in name
+    assert "\0" not in name
+
+
+def test_a_long_name_in_another_script_fits(tmp_path: Path, deliver_one: Callable[..., Path]) -> None:
+    path = save(tmp_path / ("字" * 78 + "_00001_.png"), Image.new("RGB", (2, 2)))
+    delivered = deliver_one(path, node_id="字" * 100)
+    with Image.open(delivered) as image:
+        assert image.format == "WEBP"
+
+
+@pytest.mark.parametrize(("output_format", "pillow_format"), [("webp", "WEBP"), ("jpg", "JPEG"), ("png", "PNG")])
+@pytest.mark.parametrize("source", ["a.png", "a.jpg", "a.webp"])
+def test_a_still_image_becomes_the_format_that_was_asked_for(
+    tmp_path: Path, deliver_one: Callable[..., Path], source: str, output_format: str, pillow_format: str
+) -> None:
+    path = save(tmp_path / source, Image.new("RGB", (8, 8), RED), quality=100)
+    delivered = deliver_one(path, output_format)
+    with Image.open(delivered) as image:
+        assert image.format == pillow_format
+        assert near(image.convert("RGB").getpixel((4, 4)), RED)
+    assert delivered.name == f"000-9-a.{output_format}"
+
+
+@pytest.mark.parametrize(
+    ("source", "output_format"), [("a.png", "png"), ("a.webp", "webp"), ("a.jpg", "jpg"), ("a.jpeg", "jpg")]
+)
+def test_an_image_that_is_in_that_format_stays_byte_for_byte(
+    tmp_path: Path, deliver_one: Callable[..., Path], source: str, output_format: str
+) -> None:
+    path = save(tmp_path / source, photo(), quality=60)
+    delivered = deliver_one(path, output_format, 10)
+    assert delivered.read_bytes() == path.read_bytes()
+    assert delivered.suffix == path.suffix
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpg"])
+def test_quality_is_used(tmp_path: Path, deliver_one: Callable[..., Path], output_format: str) -> None:
+    path = save(tmp_path / "a.png", photo())
+    sizes = [deliver_one(path, output_format, quality).stat().st_size for quality in (0, 50, 100)]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def half_clear(mode: str) -> tuple[Image.Image, dict[str, Any]]:
+    """An image of this mode whose left half is clear and whose right half is red (or white), and options to save it."""
+    rgba = Image.new("RGBA", (8, 8), CLEAR)
+    rgba.paste((*RED, 255), (4, 0, 8, 8))
+    if mode == "P":
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([0, 0, 0, *RED])
+        image.paste(1, (4, 0, 8, 8))
+        return image, {"transparency": 0}
+    if mode == "RGB":
+        return rgba.convert("RGB"), {"transparency": (0, 0, 0)}
+    return rgba if mode == "RGBA" else rgba.convert(mode), {}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "RGB", "LA"])
+def test_what_is_transparent_is_white_in_a_jpg(tmp_path: Path, deliver_one: Callable[..., Path], mode: str) -> None:
+    image, options = half_clear(mode)
+    with Image.open(deliver_one(save(tmp_path / "a.png", image, **options), "jpg", 100)) as delivered:
+        assert delivered.mode == "RGB"
+        assert near(delivered.getpixel((1, 4)), (255, 255, 255))
+        assert not near(delivered.getpixel((6, 4)), (255, 255, 255))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "RGB", "LA"])
+def test_what_is_transparent_stays_so_in_a_webp(tmp_path: Path, deliver_one: Callable[..., Path], mode: str) -> None:
+    image, options = half_clear(mode)
+    with Image.open(deliver_one(save(tmp_path / "a.png", image, **options), "webp", 100)) as delivered:
+        assert delivered.mode == "RGBA"
+        alpha = delivered.getchannel("A")
+        assert (alpha.getpixel((1, 4)), alpha.getpixel((6, 4))) == (0, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+@pytest.mark.parametrize("output_format", ["webp", "jpg"])
+def test_an_image_without_colours_or_with_a_palette_is_converted(
+    tmp_path: Path, deliver_one: Callable[..., Path], mode: str, output_format: str
+) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (8, 8), "white").convert(mode))
+    with Image.open(deliver_one(path, output_format, 100)) as delivered:
+        assert near(delivered.convert("RGB").getpixel((4, 4)), (255, 255, 255))
+
+
+def test_a_half_transparent_pixel_is_blended_with_white(tmp_path: Path, deliver_one: Callable[..., Path]) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGBA", (8, 8), (255, 0, 0, 128)))
+    with Image.open(deliver_one(path, "jpg", 100)) as delivered:
+        assert near(delivered.getpixel((4, 4)), (255, 127, 127))
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+@pytest.mark.parametrize("output_format", ["webp", "jpg"])
+def test_more_than_8_bits_a_channel_stay_untouched(
+    tmp_path: Path, deliver_one: Callable[..., Path], kind: str, output_format: str
+) -> None:
+    path = tmp_path / "depth.png"
+    if kind == "colour":
+        png_of_16_bits_a_channel(path)
+    else:
+        save(path, Image.new("I;16", (4, 4), 40_000))
+    delivered = deliver_one(path, output_format)
+    assert delivered.name == "000-9-depth.png"
+    assert delivered.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png"])
+@pytest.mark.parametrize("output_format", ["webp", "jpg", "png"])
+def test_an_animation_stays_untouched(
+    tmp_path: Path, deliver_one: Callable[..., Path], name: str, output_format: str
+) -> None:
+    path = animation(tmp_path / name)
+    with Image.open(path) as made:
+        assert getattr(made, "n_frames", 1) == 3
+    delivered = deliver_one(path, output_format)
+    assert delivered.suffix == path.suffix
+    assert delivered.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.flac", "a.txt", "a.safetensors", "a.glb", "a.latent", "a.gif", "no_suffix"]
+)
+def test_other_files_stay_byte_for_byte(tmp_path: Path, deliver_one: Callable[..., Path], name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(random.Random(2).randbytes(10_000))
+    delivered = deliver_one(path)
+    assert delivered.suffix == path.suffix
+    assert delivered.read_bytes() == path.read_bytes()
+
+
+def cut_png() -> bytes:
+    buffer = io.BytesIO()
+    photo().save(buffer, "PNG")
+    return buffer.getvalue()[:2000]
+
+
+def test_an_image_that_cannot_be_converted_is_delivered_as_it_is(
+    tmp_path: Path, deliver_one: Callable[..., Path]
+) -> None:
+    """Wider than WebP can be, no image at all, or cut: the work is done, and the file is better than an error."""
+    wide = save(tmp_path / "wide.png", Image.new("L", (16384, 2)))
+    (tmp_path / "text.png").write_bytes(b"a node called this a png")
+    (tmp_path / "cut.png").write_bytes(cut_png())
+    for path in (wide, tmp_path / "text.png", tmp_path / "cut.png"):
+        delivered = deliver_one(path, "webp")
+        assert delivered.suffix == ".png"
+        assert delivered.read_bytes() == path.read_bytes()
+    assert sorted(path.suffix for path in (tmp_path / "delivered").iterdir()) == [".png"] * 3
