@@ -83,7 +83,7 @@ class ManagedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 pass_fds=(watch_read,),
                 start_new_session=True,
@@ -113,17 +113,19 @@ class ManagedProcess:
     def stop(self, grace_s: float = 5.0) -> int:
         """Ask the group to end (SIGTERM), then make it (SIGKILL) after `grace_s` seconds; returns the exit code.
 
-        Calling it again, or after the process ended by itself, is harmless; what is left of its group is killed.
+        After the process ended by itself, what is left of its group is killed. Calling it again is harmless: nobody is
+        signalled, for by then the group's number may be another's.
         """
+        if self._watch_write < 0:
+            return self._popen.wait()
         if self._popen.poll() is None:
             self._signal_group(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._popen.wait(timeout=grace_s)
         self._signal_group(signal.SIGKILL)
         returncode = self._popen.wait()
-        if self._watch_write >= 0:
-            os.close(self._watch_write)
-            self._watch_write = -1
+        os.close(self._watch_write)
+        self._watch_write = -1
         self._drain.join(timeout=5)
         return returncode
 

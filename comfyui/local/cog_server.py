@@ -137,4 +137,4 @@ def file_of_data_uri(uri: str) -> bytes:
 def suffix_of_data_uri(uri: str) -> str:
     """The file ending for the media type of a data: URI, ".bin" where it is unknown."""
     kind = uri.removeprefix("data:").split(";", 1)[0].split(",", 1)[0]
-    return mimetypes.guess_extension(kind) or ".bin"
+    return mimetypes.guess_extension(kind, strict=False) or ".bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -45,10 +46,18 @@ def prompt_example(text: str) -> dict[str, Any]:
     return workflow
 
 
+def engines_of(server: CogServer) -> list[psutil.Process]:
+    """ComfyUI's processes below a Cog server; one that has ended but was not waited for yet does not count."""
+    engines = []
+    for child in psutil.Process(server.pid).children(recursive=True):
+        with contextlib.suppress(psutil.ZombieProcess):
+            if any("main.py" in part for part in child.cmdline()):
+                engines.append(child)
+    return engines
+
+
 def engine_process(predictor: Served) -> psutil.Process:
-    """ComfyUI's process below the Cog server."""
-    children = psutil.Process(predictor.server.pid).children(recursive=True)
-    (engine,) = [child for child in children if any("main.py" in part for part in child.cmdline())]
+    (engine,) = engines_of(predictor.server)
     return engine
 
 
@@ -237,8 +246,7 @@ def test_bad_weights_fail_the_setup_with_the_reason_and_leave_nothing(
     with CogServer("predict", environ=environ, sink=lambda _line: None) as server:
         with pytest.raises(EngineError) as failure:
             server.wait_ready(Deadline(60, "The predictor's setup"))
-        children = psutil.Process(server.pid).children(recursive=True)
-        assert not any("main.py" in part for child in children for part in child.cmdline())
+        assert engines_of(server) == []
     said = {"cut": "tiny-sd15.safetensors", "flipped": "SHA-256", "not a tar": "HTML"}[fault]
     assert said.lower() in str(failure.value).lower()
     assert [path for path in (tmp_path / "models").rglob("*") if path.is_file()] == []

@@ -36,6 +36,11 @@ def script(name: str, *arguments: str, cwd: Path, environ: dict[str, str]) -> su
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
+def hear_ctrl_c() -> None:
+    """In a child, before its program: a test run in the background hands on that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pixels(path: Path) -> bytes:
     with Image.open(path) as image:
         return image.convert("RGB").tobytes()
@@ -115,7 +120,13 @@ def serving(
     """scripts/serve once it is ready, and what it printed until then."""
     command = [str(PROJECT_ROOT / "scripts" / "serve"), "--port", "0"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         printed = ""
         assert process.stdout is not None
@@ -150,7 +161,9 @@ def test_ctrl_c_in_quickstart_leaves_no_process_and_no_half_tar(environ: dict[st
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "demo-models").symlink_to(TEST_MODELS)
     command = [str(PROJECT_ROOT / "scripts" / "quickstart")]
-    with subprocess.Popen(command, cwd=tmp_path, env=fresh, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=fresh, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("[4/5]"):
