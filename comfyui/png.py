@@ -20,10 +20,10 @@ def replace_in_texts(png: bytes, old: bytes, new: bytes) -> bytes:
         return png
     chunks, position = [SIGNATURE], len(SIGNATURE)
     while position < len(png):
-        if position + 12 > len(png):
-            return png
-        (length,) = struct.unpack_from(">I", png, position)
+        (length,) = struct.unpack_from(">I", png.ljust(position + 4, b"\0"), position)
         end = position + 12 + length
+        if end > len(png):
+            return png
         kind, body = png[position + 4 : position + 8], png[position + 8 : end - 4]
         if kind == b"tEXt" and old in body:
             body = body.replace(old, new)

@@ -26,7 +26,11 @@ NO_FRONTEND = Path(__file__).with_name("no_frontend")
 READY_POLL_S = 0.05
 PROBE_TIMEOUT_S = 5.0
 PORT_TRIES = 3
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?|PAT|API_?KEY|ACCESS_KEY|PRIVATE_KEY)(_|$)|^COG_WEIGHTS$",
+    re.IGNORECASE,
+)
+"""Names of variables that hold secrets; the URL of the weights may be a signed one."""
 PORT_TAKEN = re.compile(r"address already in use|error while attempting to bind", re.IGNORECASE)
 
 
@@ -128,6 +132,7 @@ class EngineServer:
                 # Between our choice of a port and its bind, another program may have taken it.
                 if tries < PORT_TRIES and PORT_TAKEN.search("\n".join(self._ended_lines())):
                     tries += 1
+                    await self.stop()
                     self.spawn()
                     continue
                 raise self.died("while it started")

@@ -30,6 +30,8 @@ MEDIA_SUFFIXES = {
     *(".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"),
     *(".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
 }
+SAME_SUFFIXES = {".jpeg": (".jpeg", ".jpg"), ".jpg": (".jpg", ".jpeg"), ".mpo": (".jpg", ".jpeg")}
+"""Endings for one kind of file: people write the usual one into their workflow, whatever their file's own is."""
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz"}
 MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 8 * 1024**3
@@ -61,7 +63,7 @@ def place_input_file(source: Path, input_dir: Path) -> list[str]:
     input_dir.mkdir(parents=True, exist_ok=True)
     if suffix in ARCHIVE_SUFFIXES:
         return sorted(_unpack(source, input_dir))
-    names = {f"input{suffix}", _own_name(source, suffix)}
+    names = {*(f"input{usual}" for usual in SAME_SUFFIXES.get(suffix, (suffix,))), _own_name(source, suffix)}
     for name in names:
         shutil.copyfile(source, input_dir / name)
     return sorted(names)
@@ -102,6 +104,8 @@ def _unpack(source: Path, input_dir: Path) -> Iterator[str]:
     with _members(source) as members:
         for member in members:
             path = _checked(member.name, source)
+            if path.parts[0] == "__MACOSX" or path.name in (".DS_Store", "Thumbs.db"):
+                continue  # What desktops put into archives by themselves.
             # On some disks A.png and a.png are one file.
             if path.as_posix().casefold() in targets:
                 raise InputFileError(f"input_file {source.name!r} holds {member.name!r} twice; nothing of it was used.")

@@ -31,7 +31,7 @@ TRAINING_INPUT_OF = {
 }
 """Which list of train() puts a file where a loader's input finds it."""
 
-INPUT_FILE_CLASSES = ("LoadImage", "LoadImageMask", "LoadImageOutput", "LoadAudio", "LoadVideo")
+INPUT_FILE_CLASSES = ("LoadImage", "LoadImageMask", "LoadAudio", "LoadVideo")
 
 
 def explain_refusal(

@@ -89,15 +89,25 @@ def test_a_file_called_input_is_there_once(tmp_path: Path, input_dir: Path) -> N
     assert place_input_file(source, input_dir) == ["input.mp4"]
 
 
-@pytest.mark.parametrize(
-    ("image_format", "suffix"), [("PNG", ".png"), ("JPEG", ".jpeg"), ("WEBP", ".webp"), ("GIF", ".gif")]
-)
+@pytest.mark.parametrize(("image_format", "suffix"), [("PNG", ".png"), ("WEBP", ".webp"), ("GIF", ".gif")])
 def test_the_type_of_an_image_without_file_ending_is_read_from_it(
     tmp_path: Path, input_dir: Path, image_format: str, suffix: str
 ) -> None:
     source = tmp_path / "download"
     Image.new("RGB", (4, 4)).save(source, image_format)
     assert place_input_file(source, input_dir) == [f"download{suffix}", f"input{suffix}"]
+
+
+@pytest.mark.parametrize("name", ["cat.jpeg", "cat.jpg", "cat"])
+def test_a_jpeg_is_there_under_both_usual_endings(tmp_path: Path, input_dir: Path, name: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / name, "JPEG")
+    own = name if "." in name else "cat.jpeg"
+    assert place_input_file(tmp_path / name, input_dir) == [own, "input.jpeg", "input.jpg"]
+
+
+def test_what_a_desktop_adds_to_an_archive_is_left_out(tmp_path: Path, input_dir: Path) -> None:
+    files = {"a.png": b"a", "__MACOSX/._a.png": b"x", ".DS_Store": b"x", "sub/Thumbs.db": b"x"}
+    assert place_input_file(make_zip(tmp_path / "a.zip", files), input_dir) == ["a.png"]
 
 
 def test_an_unknown_ending_does_not_hide_what_the_file_is(tmp_path: Path, input_dir: Path) -> None:
@@ -154,7 +164,7 @@ def test_folders_that_an_archive_lists_are_no_files(tmp_path: Path, input_dir: P
 
 
 OUTSIDE = "which leads out of the input folder"
-HOSTILE_NAMES = ["/tmp/evil.png", "../evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png", "..", "."]
+HOSTILE_NAMES = ["/evil-of-a-test.png", "../evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png", "..", "."]
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
@@ -168,7 +178,7 @@ def test_a_member_that_leads_outside_is_refused_by_name(
         place_input_file(source, input_dir)
     after = {name: content for name, content in files_below(tmp_path).items() if name != "run/comfy/input/good.png"}
     assert after == before
-    assert not Path("/tmp/evil.png").exists()
+    assert not Path("/evil-of-a-test.png").exists()
 
 
 LINK_KINDS = {
