@@ -68,6 +68,16 @@ class Predictor(BaseRunner):
             description="Unload all models and forget all cached results before the workflow runs.",
             default=False,
         ),
+        timeout: int = Input(
+            description="Stop the workflow after this many seconds; 0 is no limit.",
+            ge=0,
+            default=1800,
+        ),
+        stall_timeout: int = Input(
+            description="Stop the workflow when ComfyUI gives no sign of life for this many seconds; 0 is no limit.",
+            ge=0,
+            default=600,
+        ),
     ) -> list[Path]:
         """Run one workflow and give back the files it made, in the order of its nodes."""
         request = PredictionRequest(
@@ -79,5 +89,10 @@ class Predictor(BaseRunner):
             output_quality=output_quality,
             randomise_seeds=randomise_seeds,
             force_reset_cache=force_reset_cache,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
         )
-        return [Path(file) for file in await predict(self.engine, self.settings, request, say)]
+        prediction = await predict(self.engine, self.settings, request, say)
+        for name, value in prediction.metrics.items():
+            self.record_metric(name, value)
+        return [Path(file) for file in prediction.files]

@@ -10,33 +10,36 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from comfyui.deadline import Deadline
-from comfyui.engine.client import PromptRefusedError
-from comfyui.engine.engine import Engine, LogLine
-from comfyui.engine.events import Event, Executing, ExecutionFailed
-from comfyui.engine.server import engine_log_line
-from comfyui.errors import EngineError, RequestError, WorkflowError
-from comfyui.outputs import OutputFile, deliver, reported_files
+from comfyui.engine.engine import Engine
+from comfyui.errors import RequestError
+from comfyui.outputs import deliver
 from comfyui.png import replace_in_texts
+from comfyui.run import ATTEMPTS, Limits, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
-from comfyui.workflow.changes import place_outputs, randomise_seeds
+from comfyui.workflow.changes import randomise_seeds
+from comfyui.workflow.check import check, is_certain
 from comfyui.workflow.media import clear_folder, place_input_file
-from comfyui.workflow.parse import Workflow, parse_workflow
-from comfyui.workflow.refusal import explain_failure, explain_refusal
+from comfyui.workflow.node_classes import NodeClasses
+from comfyui.workflow.parse import parse_workflow
+from comfyui.workflow.wording import refuse
 
 OUTPUT_FORMATS = ("webp", "jpg", "png")
-ATTEMPTS = ("1", "2")
 
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """The inputs of one prediction, by the names that users of Cog see. `output_quality` is 0 to 100."""
+    """The inputs of one prediction, by the names that users of Cog see.
+
+    `output_quality` is 0 to 100; `timeout` and `stall_timeout` are seconds, 0 for none.
+    """
 
     workflow_json: str
     input_file: Path | None = None
@@ -45,6 +48,8 @@ class PredictionRequest:
     output_quality: int = 95
     randomise_seeds: bool = True
     force_reset_cache: bool = False
+    timeout: float = 1800
+    stall_timeout: float = 600
 
     def __post_init__(self) -> None:
         # Cog validates inputs only where its built schema is; without Docker it is not.
@@ -52,12 +57,23 @@ class PredictionRequest:
             raise RequestError(f"output_format is {self.output_format!r}; it is one of {', '.join(OUTPUT_FORMATS)}.")
         if not 0 <= self.output_quality <= 100:
             raise RequestError(f"output_quality is {self.output_quality}; it is a number from 0 to 100.")
+        for name in ("timeout", "stall_timeout"):
+            if not getattr(self, name) >= 0:
+                raise RequestError(f"{name} is {getattr(self, name)}; it is a number of seconds, or 0 for no limit.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The files of a prediction, in the order of the workflow's nodes, and its metrics by name."""
+
+    files: list[Path]
+    metrics: Mapping[str, Any]
 
 
 async def predict(
     engine: Engine, settings: Settings, request: PredictionRequest, say: Callable[[str], None]
-) -> list[Path]:
-    """Run one workflow and return its files, in the order of its nodes, in a fresh temporary folder.
+) -> Prediction:
+    """Run one workflow; its files lie in a fresh temporary folder afterwards.
 
     `say` takes the lines for the person who waits. Raises the errors of comfyui.errors, each fit to be shown.
     """
@@ -66,9 +82,12 @@ async def predict(
         workflow, seeds = randomise_seeds(workflow, random.SystemRandom())
         for seed in seeds:
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
-    client = await engine.client()
     if request.force_reset_cache:
-        await client.free()
+        await (await engine.client()).free()
+    problems = check(workflow, NodeClasses(await engine.object_info(fresh=False)))
+    if any(is_certain(found) for found in problems):
+        # Now that it is refused, the lists of files are worth asking for again.
+        raise refuse(check(workflow, NodeClasses(await engine.object_info(fresh=True))))
     run_folder = f"run-{uuid.uuid4().hex[:12]}"
     await asyncio.to_thread(clear_folder, engine.folders.input)
     try:
@@ -77,14 +96,18 @@ async def predict(
             input_names = await asyncio.to_thread(place_input_file, request.input_file, engine.folders.input)
             say(f"Input files: {', '.join(input_names)}")
         places = ("output", "temp") if request.return_temp_files else ("output",)
-        files = await _run(engine, settings, workflow, run_folder, input_names, places, say)
+        limits = Limits(request.timeout or None, request.stall_timeout or None)
+        result = await run_workflow(
+            engine, workflow, run_folder, input_names=input_names, places=places, limits=limits, say=say
+        )
+        start = time.monotonic()
         out_dir = new_output_folder(settings.data_dir / "outputs")
-        delivered = await asyncio.to_thread(deliver, files, out_dir, request.output_format, request.output_quality)
-        await asyncio.to_thread(_hide_run_folder, delivered, run_folder)
-        for file in files:
+        files = await asyncio.to_thread(deliver, result.files, out_dir, request.output_format, request.output_quality)
+        await asyncio.to_thread(_hide_run_folder, files, run_folder)
+        for file in result.files:
             # What a custom node writes without a filename_prefix lies outside the run's folder.
             file.path.unlink(missing_ok=True)
-        return delivered
+        return Prediction(files, {**result.metrics, "output_seconds": round(time.monotonic() - start, 3)})
     finally:
         await asyncio.to_thread(shutil.rmtree, engine.folders.output / run_folder, ignore_errors=True)
 
@@ -97,71 +120,3 @@ def _hide_run_folder(files: Sequence[Path], run_folder: str) -> None:
             for attempt in ATTEMPTS:
                 png = replace_in_texts(png, f"{run_folder}/{attempt}/".encode(), b"")
             file.write_bytes(png)
-
-
-async def _run(
-    engine: Engine,
-    settings: Settings,
-    workflow: Workflow,
-    run_folder: str,
-    input_names: list[str],
-    places: Sequence[str],
-    say: Callable[[str], None],
-) -> list[OutputFile]:
-    """Run the workflow; once more from an empty cache if ComfyUI answers from it with files that are gone.
-
-    Saving nodes that take a filename_prefix never do that (see place_outputs); previews and some custom nodes do.
-    """
-    deadline = Deadline(
-        settings.prediction_timeout_s, "Running the workflow", hint="PREDICTION_TIMEOUT_S gives it longer."
-    )
-    for attempt in ATTEMPTS:
-        placed = place_outputs(workflow, f"{run_folder}/{attempt}")
-        files = _wanted(await _run_once(engine, deadline, placed, input_names, say), workflow, places)
-        missing = ", ".join(file.path.name for file in files if not file.path.is_file())
-        if not missing:
-            return files
-        if attempt == ATTEMPTS[0]:
-            say(f"ComfyUI's cache names {missing}, which went away with an earlier run; running without the cache.")
-            await (await engine.client()).free()
-    raise EngineError(f"ComfyUI reports the output file {missing}, but wrote no such file.")
-
-
-async def _run_once(
-    engine: Engine, deadline: Deadline, workflow: Workflow, input_names: list[str], say: Callable[[str], None]
-) -> list[OutputFile]:
-    """One run; its failure, if a node failed, is raised with the node's name."""
-
-    def observe(item: Event | LogLine) -> None:
-        match item:
-            case LogLine(text):
-                say(engine_log_line(text))
-            case Executing(node_id=str(node_id)):
-                say(f"Node {node_id} {workflow.title(node_id)!r}")
-            case _:
-                return
-
-    try:
-        entry = await engine.run(workflow.prompt(), deadline=deadline, observe=observe)
-    except PromptRefusedError as refusal:
-        object_info = await (await engine.client()).object_info()
-        raise explain_refusal(refusal.answer, workflow, object_info, input_names) from None
-    if isinstance(entry.failure, ExecutionFailed):
-        raise explain_failure(entry.failure, workflow)
-    if not entry.succeeded:
-        raise EngineError("ComfyUI was interrupted while it ran the workflow, and not by this prediction.")
-    return reported_files(entry.outputs, workflow, engine.folders)
-
-
-def _wanted(files: Sequence[OutputFile], workflow: Workflow, places: Sequence[str]) -> list[OutputFile]:
-    """The files to give back; no file at all is an error that says why."""
-    wanted = [file for file in files if file.place in places]
-    if wanted:
-        return wanted
-    if files:
-        nodes = ", ".join(sorted({f"{file.node_id} {workflow.title(file.node_id)!r}" for file in files}))
-        raise WorkflowError(
-            f"The workflow ran, but made only temporary files (node {nodes}). Set return_temp_files to get them, or "
-            "add a node that saves, such as SaveImage."
-        )
-    raise WorkflowError("The workflow ran, but no node reported a file. Add a node that saves, such as SaveImage.")

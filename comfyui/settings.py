@@ -33,8 +33,6 @@ class Settings:
     """More arguments for ComfyUI's main.py (COMFYUI_ARGS, split as a shell does), for example --lowvram."""
     engine_start_timeout_s: float
     """How long ComfyUI may take to answer its first request (ENGINE_START_TIMEOUT_S; default 300)."""
-    prediction_timeout_s: float
-    """How long ComfyUI may work on one workflow before it is stopped (PREDICTION_TIMEOUT_S; default 3600)."""
     allow_private_urls: bool
     """Fetch from loopback, link-local and private addresses too (ALLOW_PRIVATE_URLS=1)."""
     hf_endpoint: str
@@ -57,7 +55,6 @@ class Settings:
             device=device,
             engine_args=_arguments(environ, "COMFYUI_ARGS"),
             engine_start_timeout_s=_seconds(environ, "ENGINE_START_TIMEOUT_S", 300.0),
-            prediction_timeout_s=_seconds(environ, "PREDICTION_TIMEOUT_S", 3600.0),
             allow_private_urls=_flag(environ, "ALLOW_PRIVATE_URLS"),
             hf_endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
             civitai_endpoint=(environ.get("CIVITAI_ENDPOINT") or "https://civitai.com").rstrip("/"),

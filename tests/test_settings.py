@@ -18,7 +18,6 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         device="auto",
         engine_args=(),
         engine_start_timeout_s=300.0,
-        prediction_timeout_s=3600.0,
         allow_private_urls=False,
         hf_endpoint="https://huggingface.co",
         civitai_endpoint="https://civitai.com",
@@ -29,7 +28,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
 
 def test_a_variable_that_is_set_to_nothing_is_as_good_as_not_set() -> None:
     names = (
-        "COMFYUI_DIR MODELS_DIR DATA_DIR COMFYUI_DEVICE COMFYUI_ARGS ENGINE_START_TIMEOUT_S PREDICTION_TIMEOUT_S "
+        "COMFYUI_DIR MODELS_DIR DATA_DIR COMFYUI_DEVICE COMFYUI_ARGS ENGINE_START_TIMEOUT_S "
         "ALLOW_PRIVATE_URLS HF_ENDPOINT CIVITAI_ENDPOINT WEIGHTS_OUT"
     )
     assert Settings.from_environ(dict.fromkeys(names.split(), "")) == Settings.from_environ({})
@@ -46,7 +45,6 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "COMFYUI_DEVICE": "gpu",
             "COMFYUI_ARGS": "--lowvram --preview-size '2 56'",
             "ENGINE_START_TIMEOUT_S": "1.5",
-            "PREDICTION_TIMEOUT_S": "60",
             "ALLOW_PRIVATE_URLS": "1",
             "HF_ENDPOINT": "http://127.0.0.1:1/",
             "CIVITAI_ENDPOINT": "http://127.0.0.1:2//",
@@ -60,7 +58,6 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         device="gpu",
         engine_args=("--lowvram", "--preview-size", "2 56"),
         engine_start_timeout_s=1.5,
-        prediction_timeout_s=60.0,
         allow_private_urls=True,
         hf_endpoint="http://127.0.0.1:1",
         civitai_endpoint="http://127.0.0.1:2",
@@ -78,9 +75,9 @@ TIME = "set it to a number of seconds above 0."
         ("ALLOW_PRIVATE_URLS", "yes", "ALLOW_PRIVATE_URLS is 'yes'; set it to 1 or 0."),
         ("ENGINE_START_TIMEOUT_S", "5m", f"ENGINE_START_TIMEOUT_S is '5m'; {TIME}"),
         ("ENGINE_START_TIMEOUT_S", "0", f"ENGINE_START_TIMEOUT_S is '0'; {TIME}"),
-        ("PREDICTION_TIMEOUT_S", "-1", f"PREDICTION_TIMEOUT_S is '-1'; {TIME}"),
-        ("PREDICTION_TIMEOUT_S", "inf", f"PREDICTION_TIMEOUT_S is 'inf'; {TIME}"),
-        ("PREDICTION_TIMEOUT_S", "nan", f"PREDICTION_TIMEOUT_S is 'nan'; {TIME}"),
+        ("ENGINE_START_TIMEOUT_S", "-1", f"ENGINE_START_TIMEOUT_S is '-1'; {TIME}"),
+        ("ENGINE_START_TIMEOUT_S", "inf", f"ENGINE_START_TIMEOUT_S is 'inf'; {TIME}"),
+        ("ENGINE_START_TIMEOUT_S", "nan", f"ENGINE_START_TIMEOUT_S is 'nan'; {TIME}"),
         ("COMFYUI_ARGS", "--x 'y", 'COMFYUI_ARGS is "--x \'y", which is not a command line: No closing quotation.'),
         ("MODELS_DIR", "~no-such-user/m", "MODELS_DIR is '~no-such-user/m', and there is no such home folder."),
     ],

@@ -110,6 +110,11 @@ class ComfyUIClient:
         entry = (await self._json("GET", f"/history/{prompt_id}")).get(prompt_id)
         return parse_history_entry(entry) if isinstance(entry, dict) else None
 
+    async def is_pending(self, prompt_id: str) -> bool:
+        """Whether a prompt is running or queued."""
+        queue = await self._json("GET", "/queue")
+        return any(item[1] == prompt_id for key in ("queue_running", "queue_pending") for item in queue[key])
+
     async def cancel(self, prompt_id: str) -> bool:
         """Stop a prompt, running or queued; True if there was one to stop."""
         return bool((await self._json("POST", f"/api/jobs/{prompt_id}/cancel")).get("cancelled"))

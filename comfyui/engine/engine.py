@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from comfyui.deadline import Deadline
 from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry, SocketClosedError
 from comfyui.engine.events import Event, Executing
 from comfyui.engine.server import EngineFolders, EngineServer
-from comfyui.errors import EngineError
+from comfyui.errors import DeadlineError, EngineError
 from comfyui.process import LineLog
 from comfyui.settings import Settings
 
 HISTORY_POLL_S = 0.02
 OBSERVE_EVERY_S = 0.2
 """How long a log line of ComfyUI may wait before the observer sees it while no event comes."""
+LET_GO_S = 8.0
+"""How long ComfyUI may take to stop a cancelled prompt before it is ended itself."""
 SEE_DEATH_S = 1.0
 """After its websocket closed, how long a process gets to be seen as ended before it is taken for alive."""
 
@@ -58,6 +61,7 @@ class Engine:
         self._server: EngineServer | None = None
         self._run_dir: Path | None = None
         self._starting = asyncio.Lock()
+        self._object_info: tuple[int | None, Mapping[str, Any]] | None = None
 
     @property
     def folders(self) -> EngineFolders:
@@ -107,10 +111,21 @@ class Engine:
         await self.ready()
         return ComfyUIClient(self._require_server().base_url, self._http())
 
-    async def run(self, prompt: Mapping[str, Any], *, deadline: Deadline, observe: Observer) -> HistoryEntry:
+    async def object_info(self, *, fresh: bool) -> Mapping[str, Any]:
+        """ComfyUI's node classes. Asked once for each ComfyUI that is started; `fresh` asks again, since the lists of
+        files in it change. Raises as `client` does."""
+        client = await self.client()
+        if fresh or self._object_info is None or self._object_info[0] != self.pid:
+            self._object_info = (self.pid, await client.object_info())
+        return self._object_info[1]
+
+    async def run(
+        self, prompt: Mapping[str, Any], *, deadline: Deadline, observe: Observer, stall_s: float | None = None
+    ) -> HistoryEntry:
         """Run a prompt to its end and return what ComfyUI remembers of it, a node's failure included.
 
-        `observe` is called in this coroutine with each event and log line. Raises PromptRefusedError,
+        `observe` is called in this coroutine with each event and log line; `stall_s` is how many seconds may pass
+        without either. Raises PromptRefusedError,
         EngineDiedError, DeadlineError; whatever ends the wait (a cancel too), the prompt does not go on in ComfyUI.
         """
         client = await self.client()
@@ -118,7 +133,7 @@ class Engine:
         done = False
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                entry = await self._follow(client, prompt, prompt_id, client_id, observe)
+                entry = await self._follow(client, prompt, prompt_id, client_id, _Watch(observe, stall_s))
             done = True
             return entry
         except TimeoutError as error:
@@ -139,7 +154,7 @@ class Engine:
             self._run_dir = None
 
     async def _follow(
-        self, client: ComfyUIClient, prompt: Mapping[str, Any], prompt_id: str, client_id: str, observe: Observer
+        self, client: ComfyUIClient, prompt: Mapping[str, Any], prompt_id: str, client_id: str, watch: _Watch
     ) -> HistoryEntry:
         """Submit, then listen until the prompt is done; a websocket that drops is opened again."""
         submitted = False
@@ -152,14 +167,14 @@ class Engine:
                             submitted = True
                         elif entry := await client.history(prompt_id):
                             return entry
-                        await _until_done(stream, prompt_id, lines, observe)
+                        await _until_done(stream, prompt_id, lines, watch)
                         return await _history(client, prompt_id)
                 except (SocketClosedError, EngineError):
                     await self._raise_if_dead("while it ran the workflow")
                     if not submitted:
                         raise
                 finally:
-                    _pass_on(lines, observe)
+                    watch.pass_on(lines)
 
     async def _raise_if_dead(self, when: str) -> None:
         if await self._seen_dead():
@@ -174,18 +189,32 @@ class Engine:
         return False
 
     async def _forget(self, client: ComfyUIClient, prompt_id: str, *, cancel: bool) -> None:
-        """Leave nothing of the prompt in ComfyUI. It must not hide the error that brought us here, nor be cut short."""
+        """Leave nothing of the prompt in ComfyUI; one that cannot let go of it is ended, and started again when needed.
+
+        It must not hide the error that brought us here, nor be cut short by a second cancel.
+        """
 
         async def clean() -> None:
             if cancel:
                 await client.cancel(prompt_id)
-            else:
-                await client.forget(prompt_id)
+            while True:
+                # A node that does not ask whether it is interrupted goes on until it is done.
+                if not (cancel and await client.is_pending(prompt_id)):
+                    break
+                await asyncio.sleep(HISTORY_POLL_S)
+            await client.forget(prompt_id)
 
-        try:
-            await asyncio.shield(asyncio.ensure_future(clean()))
-        except EngineError as error:
-            self._log.add(f"ComfyUI could not be told to forget a prompt: {error}")
+        async def clean_in_time() -> None:
+            try:
+                async with asyncio.timeout(LET_GO_S):
+                    await clean()
+            except (EngineError, TimeoutError) as error:
+                if self.alive():
+                    reason = str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s"
+                    self._log.add(f"ComfyUI is ended: {reason}")
+                    await self._require_server().stop()
+
+        await asyncio.shield(asyncio.ensure_future(clean_in_time()))
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -208,20 +237,49 @@ def new_run_dir(runs: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"engine-{os.getpid()}-", dir=runs))
 
 
-async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], observe: Observer) -> None:
+class _Watch:
+    """Shows the observer what happens, and notices when nothing does."""
+
+    def __init__(self, observe: Observer, stall_s: float | None) -> None:
+        self._observe = observe
+        self._stall_s = stall_s
+        self._seen = time.monotonic()
+
+    def see(self, item: Event | LogLine) -> None:
+        """Something happened."""
+        self._seen = time.monotonic()
+        self._observe(item)
+
+    def pass_on(self, lines: SimpleQueue[str]) -> None:
+        """Show the log lines that have come."""
+        while True:
+            try:
+                self.see(LogLine(lines.get_nowait()))
+            except Empty:
+                return
+
+    def check(self) -> None:
+        """Raise DeadlineError if nothing has happened for too long."""
+        if self._stall_s is not None and time.monotonic() - self._seen > self._stall_s:
+            hint = "It was stopped. If a node of it is that slow, give stall_timeout a larger number, or 0 for none."
+            raise DeadlineError("Waiting for any sign of life of ComfyUI", self._stall_s, hint=hint)
+
+
+async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: _Watch) -> None:
     """Hand on events and log lines until ComfyUI says that it is done with this prompt."""
     while True:
         pending = asyncio.ensure_future(stream.next())
         try:
             while not pending.done():
                 await asyncio.wait({pending}, timeout=OBSERVE_EVERY_S)
-                _pass_on(lines, observe)
+                watch.pass_on(lines)
+                watch.check()
         finally:
             pending.cancel()
         event = pending.result()
         if event.prompt_id not in (None, prompt_id):
             continue
-        observe(event)
+        watch.see(event)
         # History is written between execution_success and this message, so only this one means that it is complete.
         if isinstance(event, Executing) and event.node_id is None and event.prompt_id == prompt_id:
             return
@@ -233,11 +291,3 @@ async def _history(client: ComfyUIClient, prompt_id: str) -> HistoryEntry:
         if entry := await client.history(prompt_id):
             return entry
         await asyncio.sleep(HISTORY_POLL_S)
-
-
-def _pass_on(lines: SimpleQueue[str], observe: Observer) -> None:
-    while True:
-        try:
-            observe(LogLine(lines.get_nowait()))
-        except Empty:
-            return

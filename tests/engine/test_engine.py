@@ -171,6 +171,28 @@ async def test_the_deadline_stops_the_prompt_and_says_so(engine: Engine) -> None
     assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
 
 
+async def test_a_comfyui_that_hangs_is_noticed_ended_and_started_again(engine: Engine) -> None:
+    """SIGSTOP: the process is alive, its sockets are open, and nothing comes any more."""
+    pid = engine.pid
+    assert pid is not None
+    at_work = asyncio.Event()
+
+    def observe(item: Event | LogLine) -> None:
+        if isinstance(item, Progress):
+            at_work.set()
+
+    run = asyncio.ensure_future(engine.run(endless(), deadline=quick(), observe=observe, stall_s=1.0))
+    await asyncio.wait_for(at_work.wait(), QUICK_S)
+    os.kill(pid, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 1 s"):
+        await run
+    assert time.monotonic() - start < 20
+    assert not engine.alive()
+    assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
+    assert engine.pid != pid
+
+
 async def test_a_killed_comfyui_is_noticed_at_once_and_started_again(engine: Engine) -> None:
     async with running(engine, endless(), quick()) as task:
         first_pid = engine.pid

@@ -9,6 +9,7 @@ import pytest
 
 from comfyui.engine.events import ExecutionFailed, parse_message
 from comfyui.errors import WorkflowError
+from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import parse_workflow
 from comfyui.workflow.refusal import explain_failure, explain_refusal
 from tests.workflow import answers
@@ -27,7 +28,7 @@ LOADER, SAMPLER, SAVER = "CheckpointLoaderSimple", "KSampler", "SaveImage"
 
 
 def explain(answer: dict[str, Any], workflow: dict[str, Any], input_files: tuple[str, ...] = ()) -> WorkflowError:
-    return explain_refusal(answer, parse_workflow(json.dumps(workflow)), OBJECT_INFO, input_files)
+    return explain_refusal(answer, parse_workflow(json.dumps(workflow)), NodeClasses(OBJECT_INFO), input_files)
 
 
 @pytest.mark.parametrize(

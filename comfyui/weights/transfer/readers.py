@@ -1,0 +1,250 @@
+"""Where the bytes of a file job come from: a server that gives ranges, one that does not, or a file on this disk.
+
+Rules of HTTP that are kept here: RFC 9110, 14 (Range, Content-Range, 206, 416), 13.1.5 (If-Range), 10.2.3
+(Retry-After).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import requests
+import urllib3
+
+from comfyui.errors import DownloadError
+from comfyui.weights.refusals import refusal
+from comfyui.weights.sources import Source
+from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError
+
+PORTION_BYTES = 1024**2
+"""How much is read before anybody may ask to stop."""
+BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers that are worth another try; 4xx other than these are final."""
+SIGNATURE_ENDED = frozenset({400, 401, 403, 404, 410})
+"""Answers of a storage server to a signed link that was good a while ago: ask the source for a new one."""
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Opened(Protocol):
+    """An answer that has begun: its status and headers, the body still to be read, and the URL it came from."""
+
+    response: requests.Response
+    url: str
+
+
+class Opener(Protocol):
+    """Sends one GET, follows redirects by the policy for URLs from outside, and keeps tokens to their own host."""
+
+    def open(self, source: Source, url: str, headers: Mapping[str, str]) -> Opened:
+        """The answer, whatever its status. Raises DownloadError where policy or the network forbid it."""
+        ...
+
+
+@dataclass(frozen=True)
+class RemoteObject:
+    """What is known of a file on a server before its ranges are asked for.
+
+    `size` is its length in bytes; `validator` a strong ETag or a Last-Modified for If-Range, None if it has neither.
+    """
+
+    source: Source
+    url: str
+    size: int
+    validator: str | None
+
+
+class RangeReader:
+    """Ranges of one object on a server, `first` bytes into it (for a member of a tar). Safe to use from any thread."""
+
+    sequential = False
+
+    def __init__(self, opener: Opener, remote: RemoteObject, *, first: int = 0) -> None:
+        self._opener = opener
+        self._remote = remote
+        self._first = first
+        self._direct_url: str | None = None
+        self._lock = threading.Lock()
+        self.shown = remote.source.display_url
+
+    def read(self, start: int, out: memoryview) -> Iterator[int]:
+        """Fill `out` from byte `start` of the file. Raises as Reader says."""
+        begin = self._first + start
+        opened = self._ask(begin, begin + len(out) - 1)
+        with opened.response as response:
+            self._check_range(response, begin, begin + len(out) - 1)
+            yield from fill(response, out)
+
+    def _ask(self, begin: int, end: int) -> Opened:
+        """The answer to a range; a redirect is followed once and remembered, until its link ends."""
+        headers = {"Range": f"bytes={begin}-{end}"}
+        if self._remote.validator:
+            headers["If-Range"] = self._remote.validator
+        with self._lock:
+            direct_url = self._direct_url
+        opened = self._open(direct_url or self._remote.url, headers)
+        if direct_url and opened.response.status_code in SIGNATURE_ENDED:
+            opened.response.close()
+            opened = self._open(self._remote.url, headers)
+        with self._lock:
+            self._direct_url = opened.url if opened.url != self._remote.url else None
+        return opened
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> Opened:
+        return open_checked(self._opener, self._remote.source, url, headers)
+
+    def _check_range(self, response: requests.Response, begin: int, end: int) -> None:
+        status = response.status_code
+        validator = self._remote.validator
+        if status == 200:
+            # With If-Range this means "it changed", unless the object still is the one we know.
+            if validator and validator_of(response.headers) not in (None, validator):
+                raise ChangedSourceError("it was replaced at its source")
+            raise NoRangesError
+        if status == 416:
+            raise ChangedSourceError("it became shorter at its source")
+        if status != 206:
+            raise refusal(self._remote.source, status, response.headers.get("Retry-After"))
+        text = response.headers.get("Content-Range", "")
+        found = _CONTENT_RANGE.fullmatch(text.strip())
+        if not found or (int(found[1]), int(found[2])) != (begin, end):
+            raise InterruptedPieceError(
+                f"the server was asked for bytes {begin}-{end} and sent {text[:80] or 'others'}"
+            )
+        if found[3] not in ("*", str(self._remote.size)):
+            raise ChangedSourceError(f"its length at its source is {found[3]} bytes now, not {self._remote.size}")
+        if validator and validator_of(response.headers) not in (None, validator):
+            raise ChangedSourceError("it was replaced at its source")
+        length = response.headers.get("Content-Length")
+        if length is not None and length != str(end - begin + 1):
+            raise InterruptedPieceError(f"the server was asked for {end - begin + 1} bytes and announces {length[:40]}")
+
+
+class StreamReader:
+    """One object as one stream, for servers that give no ranges. One thread, in order, once."""
+
+    sequential = True
+
+    def __init__(self, opener: Opener, source: Source, url: str, size: int) -> None:
+        self._opener = opener
+        self._source = source
+        self._url = url
+        self._size = size
+        self._response: requests.Response | None = None
+        self.shown = source.display_url
+
+    def read(self, start: int, out: memoryview) -> Iterator[int]:
+        """Fill `out` with the next bytes; `start` is where the last call ended. Raises as Reader says."""
+        if start == 0:
+            opened = open_checked(self._opener, self._source, self._url, {})
+            self._response = opened.response
+            if opened.response.status_code != 200:
+                status = opened.response.status_code
+                self.close()
+                raise refusal(self._source, status, None)
+        if self._response is None:
+            raise InterruptedPieceError("the stream is closed")
+        try:
+            yield from fill(self._response, out)
+        except InterruptedPieceError:
+            self.close()
+            raise
+        if start + len(out) == self._size:
+            self.close()
+
+    def close(self) -> None:
+        """End the stream; harmless when there is none."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+
+class FileReader:
+    """A part of a file on this disk, `first` bytes into it. Safe to use from any thread; close it at the end."""
+
+    sequential = False
+
+    def __init__(self, path: Path, *, first: int = 0) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        self._first = first
+        self.shown = path.name
+
+    def read(self, start: int, out: memoryview) -> Iterator[int]:
+        """Fill `out` from byte `start`. Raises InterruptedPieceError where the file ends."""
+        done = 0
+        while done < len(out):
+            count = os.preadv(self._fd, [out[done : done + PORTION_BYTES]], self._first + start + done)
+            if not count:
+                raise InterruptedPieceError(f"the file ends at byte {self._first + start + done}")
+            done += count
+            yield done
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def open_checked(opener: Opener, source: Source, url: str, headers: Mapping[str, str]) -> Opened:
+    """Ask, and turn what may pass by itself (a busy server, a failing network) into InterruptedPieceError."""
+    try:
+        opened = opener.open(source, url, headers)
+    except DownloadError as error:
+        # The policy's own refusals are final; a network that failed has its reason behind it.
+        if isinstance(error.__cause__, _NETWORK_ERRORS):
+            raise InterruptedPieceError(type(error.__cause__).__name__) from error
+        raise
+    status = opened.response.status_code
+    if status in BUSY:
+        wish_s = retry_after_s(opened.response.headers.get("Retry-After"))
+        opened.response.close()
+        raise InterruptedPieceError(f"the server answered {status}", retry_after_s=wish_s)
+    encoding = opened.response.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        opened.response.close()
+        raise InterruptedPieceError(f"the server sent Content-Encoding {encoding[:40]}, though none was asked for")
+    return opened
+
+
+def fill(response: requests.Response, out: memoryview) -> Iterator[int]:
+    """Read the body into `out`, yielding the count so far. Raises InterruptedPieceError where it breaks off."""
+    raw: Any = response.raw
+    done = 0
+    while done < len(out):
+        try:
+            # Not raw.stream(): it makes a copy of each portion more.
+            portion = raw.read(min(PORTION_BYTES, len(out) - done), decode_content=False)
+        except _NETWORK_ERRORS as error:
+            raise InterruptedPieceError(f"the connection broke ({type(error).__name__})") from error
+        if not portion:
+            raise InterruptedPieceError("the connection ended early")
+        out[done : done + len(portion)] = portion
+        done += len(portion)
+        yield done
+
+
+def validator_of(headers: Mapping[str, str]) -> str | None:
+    """What If-Range may hold: a strong ETag, else a Last-Modified (RFC 9110, 13.1.5), else None."""
+    etag = headers.get("ETag", "")
+    if etag.startswith('"'):
+        return etag
+    return headers.get("Last-Modified") if not etag else None
+
+
+def retry_after_s(text: str | None) -> float | None:
+    """A Retry-After as seconds from now, None if there is none or it makes no sense."""
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return None
