@@ -26,9 +26,10 @@ from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.workflow.changes import randomise_seeds
 from comfyui.workflow.check import check, is_certain
+from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference
 from comfyui.workflow.media import clear_folder, place_input_file
 from comfyui.workflow.node_classes import NodeClasses
-from comfyui.workflow.parse import parse_workflow
+from comfyui.workflow.parse import Workflow, parse_workflow
 from comfyui.workflow.wording import refuse
 
 OUTPUT_FORMATS = ("webp", "jpg", "png")
@@ -77,14 +78,15 @@ async def predict(
 
     `say` takes the lines for the person who waits. Raises the errors of comfyui.errors, each fit to be shown.
     """
-    workflow = parse_workflow(request.workflow_json)
+    workflow = await _read_workflow(request.workflow_json, settings)
     if request.randomise_seeds:
         workflow, seeds = randomise_seeds(workflow, random.SystemRandom())
         for seed in seeds:
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
     if request.force_reset_cache:
         await (await engine.client()).free()
-    problems = check(workflow, NodeClasses(await engine.object_info(fresh=False)))
+    classes = NodeClasses(await engine.object_info(fresh=False))
+    problems = check(workflow, classes)
     if any(is_certain(found) for found in problems):
         # Now that it is refused, the lists of files are worth asking for again.
         raise refuse(check(workflow, NodeClasses(await engine.object_info(fresh=True))))
@@ -95,6 +97,9 @@ async def predict(
         if request.input_file is not None:
             input_names = await asyncio.to_thread(place_input_file, request.input_file, engine.folders.input)
             say(f"Input files: {', '.join(input_names)}")
+        workflow = await fetch_media(
+            workflow, classes, engine.folders.input, allow_private=settings.allow_private_urls, say=say
+        )
         places = ("output", "temp") if request.return_temp_files else ("output",)
         limits = Limits(request.timeout or None, request.stall_timeout or None)
         result = await run_workflow(
@@ -110,6 +115,13 @@ async def predict(
         return Prediction(files, {**result.metrics, "output_seconds": round(time.monotonic() - start, 3)})
     finally:
         await asyncio.to_thread(shutil.rmtree, engine.folders.output / run_folder, ignore_errors=True)
+
+
+async def _read_workflow(text: str, settings: Settings) -> Workflow:
+    """The workflow, from its text or from where a URL or data: URI leads."""
+    if is_reference(text.strip()):
+        text = await fetch_workflow(text.strip(), allow_private=settings.allow_private_urls)
+    return parse_workflow(text)
 
 
 def _hide_run_folder(files: Sequence[Path], run_folder: str) -> None:
