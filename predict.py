@@ -11,7 +11,8 @@ from comfyui.engine.server import engine_log_line
 from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
 from comfyui.startup import start_beside
-from comfyui.weights.restore import restore
+from comfyui.weights.image_weights import prepare_weights
+from comfyui.weights.listener import PlainLines
 
 
 def say(line: str) -> None:
@@ -26,19 +27,14 @@ class Predictor(BaseRunner):
         """Start ComfyUI and restore the weights (a URL or a path, from COG_WEIGHTS) at the same time."""
         self.settings = Settings.from_environ()
         self.engine = Engine(self.settings, sink=lambda line: say(engine_log_line(line)))
-        if weights:
-            location = str(weights)
-            await start_beside(
-                self.engine, lambda stop: restore(location, self.settings.models_dir, self.settings, say, stop)
-            )
-        else:
-            await start_beside(self.engine, None)
+        location = str(weights) if weights else None
+        await start_beside(self.engine, lambda stop: prepare_weights(location, self.settings, PlainLines(say), stop))
 
     @explain_unknown_inputs
     async def run(
         self,
         workflow_json: str = Input(
-            description="Your workflow in API format, as JSON text. In ComfyUI: Workflow → Export (API).",
+            description="Your ComfyUI workflow: its JSON text, or a URL of it. Workflow → Export (API) in ComfyUI writes it; a workflow as ComfyUI saves it works too.",
             default="",
         ),
         input_file: Optional[Path] = Input(

@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from comfyui.engine.engine import Engine
-from comfyui.errors import RequestError
-from comfyui.outputs import deliver
+from comfyui.errors import RequestError, WorkflowError
+from comfyui.outputs import OutputFile, deliver
 from comfyui.png import replace_in_texts
 from comfyui.run import ATTEMPTS, Limits, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.workflow.changes import randomise_seeds
 from comfyui.workflow.check import check, is_certain
+from comfyui.workflow.convert import convert, is_ui_format
 from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference
 from comfyui.workflow.media import clear_folder, place_input_file
 from comfyui.workflow.node_classes import NodeClasses
-from comfyui.workflow.parse import Workflow, parse_workflow
+from comfyui.workflow.parse import Workflow, read_json, workflow_of
 from comfyui.workflow.wording import refuse
 
 OUTPUT_FORMATS = ("webp", "jpg", "png")
@@ -78,7 +79,7 @@ async def predict(
 
     `say` takes the lines for the person who waits. Raises the errors of comfyui.errors, each fit to be shown.
     """
-    workflow = await _read_workflow(request.workflow_json, settings)
+    workflow = await _read_workflow(request.workflow_json, engine, settings)
     if request.randomise_seeds:
         workflow, seeds = randomise_seeds(workflow, random.SystemRandom())
         for seed in seeds:
@@ -111,17 +112,25 @@ async def predict(
         await asyncio.to_thread(_hide_run_folder, files, run_folder)
         for file in result.files:
             # What a custom node writes without a filename_prefix lies outside the run's folder.
-            file.path.unlink(missing_ok=True)
+            if isinstance(file, OutputFile):
+                file.path.unlink(missing_ok=True)
         return Prediction(files, {**result.metrics, "output_seconds": round(time.monotonic() - start, 3)})
     finally:
         await asyncio.to_thread(shutil.rmtree, engine.folders.output / run_folder, ignore_errors=True)
 
 
-async def _read_workflow(text: str, settings: Settings) -> Workflow:
-    """The workflow, from its text or from where a URL or data: URI leads."""
+async def _read_workflow(text: str, engine: Engine, settings: Settings) -> Workflow:
+    """The workflow, from its text or from where a URL or data: URI leads; the UI format becomes the API format."""
     if is_reference(text.strip()):
         text = await fetch_workflow(text.strip(), allow_private=settings.allow_private_urls)
-    return parse_workflow(text)
+    value = read_json(text)
+    if is_ui_format(value):
+        object_info = await engine.object_info(fresh=False)
+        # Seconds for a graph of thousands of nodes, in which other predictions go on.
+        value = await asyncio.to_thread(convert, value, object_info)
+        if not value:
+            raise WorkflowError("Nothing in this workflow runs: all its nodes are notes, muted or bypassed.")
+    return workflow_of(value)
 
 
 def _hide_run_folder(files: Sequence[Path], run_folder: str) -> None:

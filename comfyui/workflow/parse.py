@@ -73,18 +73,28 @@ class Workflow:
 
 
 def parse_workflow(text: str) -> Workflow:
-    """Read `workflow_json`. Raises WorkflowError with the way out for anything that is not an API-format workflow.
+    """The workflow in API format that a text holds. Raises WorkflowError as `read_json` and `workflow_of` do."""
+    return workflow_of(read_json(text))
+
+
+def read_json(text: str) -> Any:
+    """The JSON of `workflow_json`, whatever the format of the workflow in it. Raises WorkflowError with the way out.
 
     Two wrappings that people often end up with are understood: JSON escaped once too often (a JSON string that
     holds the JSON), and {"prompt": {…}}, the body of ComfyUI's own POST /prompt.
     """
     if not text or not text.strip():
-        raise WorkflowError(f"workflow_json is empty; it takes a workflow in API format. {HOW_TO_EXPORT}")
-    value = _load(text)
+        raise WorkflowError(f"workflow_json is empty; it takes a workflow. {HOW_TO_EXPORT}")
+    value = _load(text.removeprefix("\ufeff"))
     if isinstance(value, str):
         value = _load(value)
     if isinstance(value, dict) and isinstance(value.get("prompt"), dict) and "class_type" not in value["prompt"]:
         value = value["prompt"]
+    return value
+
+
+def workflow_of(value: object) -> Workflow:
+    """The workflow that API-format JSON describes. Raises WorkflowError with the way out for anything else."""
     if not isinstance(value, dict):
         raise WorkflowError(
             f"workflow_json holds a JSON {_json_kind(value)}, but a workflow is an object of nodes. {HOW_TO_EXPORT}"
@@ -92,7 +102,7 @@ def parse_workflow(text: str) -> Workflow:
     if isinstance(value.get("nodes"), list):
         raise WorkflowError(
             "workflow_json is in the UI format (it has `nodes` with positions and widgets), which ComfyUI's API does "
-            f"not run. {HOW_TO_EXPORT}"
+            f"not run. {HOW_TO_EXPORT} Or convert it: scripts/workflow convert FILE."
         )
     if _is_too_deep(value):
         raise WorkflowError(TOO_DEEP)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from PIL import Image
 from comfyui.deadline import Deadline
 from comfyui.errors import EngineError
 from comfyui.local.cog_server import CogServer, file_of_data_uri
+from comfyui.local.file_server import serve_files
 from tests.e2e.conftest import Served
 from tests.parts import EMPTY_IMAGE, demo_files, example
 
@@ -124,6 +126,58 @@ def test_comfyuis_own_lines_are_in_the_logs_of_the_prediction(predictor: Served)
     assert "[comfyui] [INFO] got prompt" in answer["logs"]
 
 
+UI_FORMAT = {
+    "nodes": [
+        {
+            "id": 1,
+            "type": "EmptyImage",
+            "inputs": [],
+            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}],
+            "widgets_values": [16, 8, 1, 0xFF8000],
+        },
+        {
+            "id": 2,
+            "type": "SaveImage",
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            "outputs": [],
+            "widgets_values": ["orange"],
+        },
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+}
+
+
+def test_a_workflow_as_comfyui_saves_it_runs_too(predictor: Served) -> None:
+    with Image.open(io.BytesIO(picture(predictor, UI_FORMAT))) as image:
+        assert image.size == (16, 8)
+        assert image.getpixel((0, 0)) == (255, 128, 0)
+
+
+def test_a_workflow_and_its_media_may_be_named_by_url(predictor: Served, tmp_path: Path) -> None:
+    Image.new("RGB", (24, 16), (1, 2, 3)).save(tmp_path / "photo.png")
+    with serve_files({"photo.png": tmp_path / "photo.png", "w.json": tmp_path / "w.json"}) as urls:
+        workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": urls["photo.png"]}}, "2": EMPTY_IMAGE["2"]}
+        (tmp_path / "w.json").write_text(json.dumps(workflow))
+        (uri,) = predictor.output_of(workflow_json=urls["w.json"], output_format="png")
+    assert pixels(file_of_data_uri(uri))[:3] == b"\x01\x02\x03"
+
+
+def test_progress_and_metrics_say_where_a_run_is_and_where_its_time_went(predictor: Served) -> None:
+    answer = predictor.call(workflow_json=json.dumps(example("tiny_sd3", seed=time.time_ns() % 2**32)))
+    lines = [line for line in answer["logs"].splitlines() if re.match(r"\s*\d+%\|", line)]
+    assert lines[-1].startswith("100%|██████████| 7/7")
+    assert any("Sampler" in line for line in lines)
+    assert answer["metrics"]["execution_seconds"] > 0
+    assert set(answer["metrics"]["node_seconds"]) <= {"1", "3", "4", "5", "6", "7", "8"}
+
+
+def test_a_timeout_stops_the_workflow_and_the_next_prediction_is_normal(predictor: Served) -> None:
+    workflow = example("tiny_sd3", steps=10_000, seed=time.time_ns() % 2**32, width=256, height=256)
+    error = predictor.error_of(workflow_json=json.dumps(workflow), randomise_seeds=False, timeout=3)
+    assert "Running the workflow took longer than the 3 s it was given" in error
+    assert picture(predictor, EMPTY_IMAGE)
+
+
 def test_force_reset_cache_still_makes_the_picture(predictor: Served) -> None:
     assert picture(predictor, lora_example(seed=12), force_reset_cache=True)
 
@@ -151,7 +205,15 @@ def _without(workflow: dict[str, Any], node: str, **inputs: Any) -> dict[str, An
 BAD_INPUTS: dict[str, tuple[Any, list[str]]] = {
     "nothing": ("", ["workflow_json is empty", "Export (API)"]),
     "malformed JSON": ('{"1": {"class_type": }', ["not valid JSON", "line 1, column 22"]),
-    "UI format": ({"nodes": [], "links": []}, ["UI format", "Export (API)"]),
+    "a UI format in which nothing runs": ({"nodes": [], "links": []}, ["Nothing in this workflow runs"]),
+    "a UI format with a node of an unknown class": (
+        {"nodes": [{"id": 1, "type": "EmptyImages", "inputs": [], "outputs": []}], "links": []},
+        ["EmptyImages"],
+    ),
+    "two problems at once": (
+        {**EMPTY_IMAGE, "3": {"class_type": "Nope", "inputs": {}}, "4": {"class_type": "Nopes", "inputs": {}}},
+        ["2 problems", "Node 3 (Nope)", "Node 4 (Nopes)"],
+    ),
     "an unknown class": (
         {**EMPTY_IMAGE, "1": {"class_type": "EmptyImages", "inputs": {}}},
         ["Node 1 (EmptyImages)", "does not have", "EmptyImage"],
@@ -247,9 +309,29 @@ def test_bad_weights_fail_the_setup_with_the_reason_and_leave_nothing(
         with pytest.raises(EngineError) as failure:
             server.wait_ready(Deadline(60, "The predictor's setup"))
         assert engines_of(server) == []
-    said = {"cut": "tiny-sd15.safetensors", "flipped": "SHA-256", "not a tar": "HTML"}[fault]
+    said = {"cut": "tiny-sd15.safetensors", "flipped": "Tried: the tar (expected", "not a tar": "HTML"}[fault]
     assert said.lower() in str(failure.value).lower()
     assert [path for path in (tmp_path / "models").rglob("*") if path.is_file()] == []
+
+
+def test_a_damaged_tar_heals_from_the_links_it_was_baked_from(
+    baked_tar: tuple[Path, dict[str, Any]], weight_urls: dict[str, str], tmp_path: Path
+) -> None:
+    data = bytearray(baked_tar[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    bad = tmp_path / "weights.tar"
+    bad.write_bytes(data)
+    environ = {
+        "ALLOW_PRIVATE_URLS": "1",
+        "COG_WEIGHTS": str(bad),
+        "MODELS_DIR": str(tmp_path / "models"),
+        "DATA_DIR": str(tmp_path / "data"),
+    }
+    with CogServer("predict", environ=environ, sink=lambda _line: None) as server:
+        server.wait_ready(Deadline(60, "The predictor's setup"))
+    for path, original in demo_files("checkpoints/tiny-sd15", "loras/tiny-sd15-lora").items():
+        assert path in weight_urls
+        assert (tmp_path / "models" / path).read_bytes() == original.read_bytes()
 
 
 def test_a_server_that_is_killed_leaves_no_comfyui_behind(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def nested(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", f"workflow_json is empty; it takes a workflow in API format. {EXPORT}"),
-        (" \n\t", f"workflow_json is empty; it takes a workflow in API format. {EXPORT}"),
+        ("", f"workflow_json is empty; it takes a workflow. {EXPORT}"),
+        (" \n\t", f"workflow_json is empty; it takes a workflow. {EXPORT}"),
         (
             '{"1": {"class_type": "A",\n  "inputs": {"text": "a cat",}}}',
             "workflow_json is not valid JSON: Expecting property name enclosed in double quotes at line 2, column 30, "
@@ -39,7 +39,7 @@ def nested(levels: int) -> str:
         (
             '{"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler", "pos": [1, 2]}], "links": []}',
             "workflow_json is in the UI format (it has `nodes` with positions and widgets), which ComfyUI's API does "
-            f"not run. {EXPORT}",
+            f"not run. {EXPORT} Or convert it: scripts/workflow convert FILE.",
         ),
         (
             '{"3": {"inputs": {}}}',
