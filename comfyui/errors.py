@@ -9,6 +9,7 @@
     │   ├── DownloadError            the server did not give the file
     │   ├── WeightsError             what arrived is not the weights that were promised
     │   └── ManifestError            weights_manifest.json cannot be trusted as it is
+    ├── StorageError                 the machine: its disk is full, or something is in the way
     ├── ExecutionError               a node failed while ComfyUI ran the workflow
     ├── DeadlineError                something took longer than it was given
     └── EngineError                  ours: ComfyUI itself cannot be started, reached or kept alive
@@ -103,6 +104,19 @@ class ManifestError(SourceError):
     def __init__(self, message: str, *, entry: str | None = None) -> None:
         super().__init__(message)
         self.entry = entry
+
+
+class StorageError(ComfyUIModelError):
+    """This machine cannot hold a file: its disk is full or fails, or something else is in the file's place.
+
+    `path` is what was to be written; `expected` and `seen` are what differed.
+    """
+
+    def __init__(self, message: str, *, path: str, expected: str | None = None, seen: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.expected = expected
+        self.seen = seen
 
 
 class ExecutionError(ComfyUIModelError):

@@ -1,4 +1,4 @@
-"""What a run made: the files ComfyUI reports, in workflow order, converted where that was asked for, under safe names.
+"""What a run made: the files and texts ComfyUI reports, in workflow order, converted where asked for, safely named.
 
 Not for: finding out that a run is done (engine), or what the nodes are (workflow).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,12 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH_AT = 24
 """Where a PNG file says how many bits a channel has (PNG specification, 5.2 and 11.2.2)."""
 WHITE = (255, 255, 255)
+TEXT_SUFFIXES = {".txt", ".csv", ".md", ".json"}
+"""What SaveText writes (comfy_extras/nodes_text.py)."""
+MODEL_SUFFIXES = (".glb", ".gltf", ".obj", ".fbx", ".stl", ".usdz", ".ply", ".splat", ".spz", ".ksplat")
+"""The 3D files of ComfyUI (comfy_api/latest/_io.py): meshes, then point clouds and splats."""
+MODEL_PREVIEW_PREFIX = "preview3d_"
+"""ComfyUI keeps 3D previews among its results, under this name (comfy_extras/nodes_load_3d.py)."""
 
 
 @dataclass(frozen=True)
@@ -41,39 +47,104 @@ class OutputFile:
     path: Path
 
 
+@dataclass(frozen=True)
+class OutputText:
+    """One text that a node reports and keeps in no file; it becomes one."""
+
+    node_id: str
+    text: str
+    place: str = "output"
+
+
+Output = OutputFile | OutputText
+
+
 def reported_files(
     outputs: Mapping[str, Mapping[str, Any]], workflow: Workflow, folders: EngineFolders
-) -> list[OutputFile]:
-    """The files in a history entry's outputs, in the order of the workflow's nodes.
+) -> list[Output]:
+    """The files and texts in a history entry's outputs, in the order of the workflow's nodes.
 
     Raises EngineError for a name that leads out of ComfyUI's own folders: custom nodes write these names.
     """
-    places = {"output": folders.output, "temp": folders.temp}
-    files = []
-    for node_id in sorted(outputs, key=workflow.position):
-        for kind, entries in outputs[node_id].items():
-            for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
-                if isinstance(entry, Mapping) and entry.get("type") in places and entry.get("filename"):
-                    base = places[entry["type"]]
-                    path = _inside(base, str(entry.get("subfolder") or ""), str(entry["filename"]))
-                    files.append(OutputFile(node_id, str(kind), str(entry["type"]), path))
-    return list(dict.fromkeys(files))
+    return [
+        output
+        for node_id in sorted(outputs, key=workflow.position)
+        for output in _of_node(node_id, outputs[node_id], folders)
+    ]
 
 
-def deliver(files: Sequence[OutputFile], out_dir: Path, output_format: str, output_quality: int) -> list[Path]:
+def deliver(outputs: Sequence[Output], out_dir: Path, output_format: str, output_quality: int) -> list[Path]:
     """Put each file into `out_dir` and return the paths, in the same order.
 
     Names sort in that order and never collide: `000-<node id>-<name by ComfyUI>.<suffix>`. Still 8-bit images become
     `output_format` ("webp", "jpg" or "png"; quality 0 to 100, unused for png); everything else stays as it is, and so
     does an image that cannot become that, such as one of more than the 16383 pixels a side that WebP has room for.
+    A text becomes `000-<node id>-text.txt`, in UTF-8.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     delivered = []
-    digits = max(3, len(str(len(files) - 1)))
-    for number, file in enumerate(files):
-        stem = f"{number:0{digits}d}-{_safe(file.node_id)}-{_safe(file.path.stem).strip('_') or 'output'}"
-        delivered.append(_deliver_one(file.path, out_dir / stem, output_format, output_quality))
+    digits = max(3, len(str(len(outputs) - 1)))
+    for number, output in enumerate(outputs):
+        start = f"{number:0{digits}d}-{_safe(output.node_id)}"
+        if isinstance(output, OutputText):
+            delivered.append(_deliver_text(output.text, out_dir / f"{start}-text.txt"))
+        else:
+            stem = f"{start}-{_safe(output.path.stem).strip('_') or 'output'}"
+            delivered.append(_deliver_one(output.path, out_dir / stem, output_format, output_quality))
     return delivered
+
+
+def _of_node(node_id: str, reported: Mapping[str, Any], folders: EngineFolders) -> list[Output]:
+    files: list[OutputFile] = []
+    texts: list[str] = []
+    for kind, entries in reported.items():
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            continue
+        files += _entry_files(node_id, kind, entries, folders)
+        if kind == "result":
+            files += _model_files(node_id, entries, folders)
+        elif kind == "text":
+            texts = _texts(entries)
+    if any(file.path.suffix in TEXT_SUFFIXES for file in files):
+        texts = []  # SaveText reports its text beside the file that holds it.
+    return [*dict.fromkeys(files), *(OutputText(node_id, text) for text in texts)]
+
+
+def _entry_files(node_id: str, kind: str, entries: Sequence[Any], folders: EngineFolders) -> Iterator[OutputFile]:
+    """Nearly every saving node's way: one mapping for each file."""
+    places = {"output": folders.output, "temp": folders.temp}
+    for entry in entries:
+        if isinstance(entry, Mapping) and entry.get("type") in places and entry.get("filename"):
+            path = _inside(places[entry["type"]], str(entry.get("subfolder") or ""), str(entry["filename"]))
+            yield OutputFile(node_id, kind, str(entry["type"]), path)
+
+
+def _model_files(node_id: str, entries: Sequence[Any], folders: EngineFolders) -> list[OutputFile]:
+    """The way of newer 3D nodes: a name below the output folder, then the camera and the rest of the view.
+
+    Such a node may show any file and any text, so a name counts if a 3D file is there. A preview's does anyway: where
+    it is gone, ComfyUI answered from its cache.
+    """
+    name = entries[0] if entries else None
+    if isinstance(name, str) and name.lower().endswith(MODEL_SUFFIXES):
+        with suppress(OSError, ValueError):  # A text is seldom a path that a disk takes.
+            path = (folders.output / name).resolve()
+            preview = path.name.startswith(MODEL_PREVIEW_PREFIX)
+            if path.is_relative_to(folders.output.resolve()) and (preview or path.is_file()):
+                return [OutputFile(node_id, "result", "temp" if preview else "output", path)]
+    return []
+
+
+def _texts(entries: Sequence[Any]) -> list[str]:
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    # ComfyUI takes a node's single text, given without a list, for a list of its letters.
+    return ["".join(texts)] if len(texts) > 1 and all(len(text) == 1 for text in texts) else texts
+
+
+def _deliver_text(text: str, target: Path) -> Path:
+    # Half of a surrogate pair can stand in JSON, but not in UTF-8.
+    target.write_bytes(text.encode(errors="replace"))
+    return target
 
 
 def _deliver_one(source: Path, target_stem: Path, output_format: str, output_quality: int) -> Path:

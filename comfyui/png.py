@@ -5,18 +5,19 @@ Format: PNG specification, third edition (W3C), 5.2 to 5.3 (signature, chunks) a
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def replace_in_texts(png: bytes, old: bytes, new: bytes) -> bytes:
-    """The file with `old` replaced by `new` in its uncompressed texts (tEXt); everything else, pixels too, stays.
+def remove_from_texts(png: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    """The file without what matches in its uncompressed texts (tEXt); everything else, pixels too, stays.
 
     What is not a well-formed PNG comes back unchanged.
     """
-    if not png.startswith(SIGNATURE) or old not in png:
+    if not png.startswith(SIGNATURE) or not pattern.search(png):
         return png
     chunks, position = [SIGNATURE], len(SIGNATURE)
     while position < len(png):
@@ -25,8 +26,8 @@ def replace_in_texts(png: bytes, old: bytes, new: bytes) -> bytes:
         if end > len(png):
             return png
         kind, body = png[position + 4 : position + 8], png[position + 8 : end - 4]
-        if kind == b"tEXt" and old in body:
-            body = body.replace(old, new)
+        if kind == b"tEXt" and pattern.search(body):
+            body = pattern.sub(b"", body)
             chunks.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
         else:
             chunks.append(png[position:end])

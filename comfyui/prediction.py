@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 import time
 import uuid
@@ -20,8 +21,8 @@ from typing import Any
 from comfyui.engine.engine import Engine
 from comfyui.errors import RequestError, WorkflowError
 from comfyui.outputs import OutputFile, deliver
-from comfyui.png import replace_in_texts
-from comfyui.run import ATTEMPTS, Limits, run_workflow
+from comfyui.png import remove_from_texts
+from comfyui.run import Limits, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.workflow.changes import randomise_seeds
@@ -135,9 +136,7 @@ async def _read_workflow(text: str, engine: Engine, settings: Settings) -> Workf
 
 def _hide_run_folder(files: Sequence[Path], run_folder: str) -> None:
     """Give the workflow inside each PNG its own filename_prefix back: people load such pictures into ComfyUI."""
+    ours = re.compile(re.escape(run_folder).encode() + rb"/\d+/\d+/")
     for file in files:
         if file.suffix == ".png":
-            png = file.read_bytes()
-            for attempt in ATTEMPTS:
-                png = replace_in_texts(png, f"{run_folder}/{attempt}/".encode(), b"")
-            file.write_bytes(png)
+            file.write_bytes(remove_from_texts(file.read_bytes(), ours))

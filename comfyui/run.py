@@ -19,7 +19,7 @@ from comfyui.engine.progress import RunProgress
 from comfyui.engine.server import engine_log_line
 from comfyui.engine.timing import RunTimes
 from comfyui.errors import EngineError, WorkflowError
-from comfyui.outputs import OutputFile, reported_files
+from comfyui.outputs import Output, OutputFile, reported_files
 from comfyui.workflow.changes import place_outputs
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Workflow
@@ -41,9 +41,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The files of a run, in the order of the workflow's nodes, and where its seconds went."""
+    """The files and texts of a run, in the order of the workflow's nodes, and where its seconds went."""
 
-    files: Sequence[OutputFile]
+    files: Sequence[Output]
     metrics: Mapping[str, Any]
 
 
@@ -71,7 +71,8 @@ async def run_workflow(
         times = RunTimes()
         found = await _run_once(engine, placed, deadline, limits.stall_s, times, input_names, say)
         files = _wanted(found, workflow, places)
-        missing = ", ".join(file.path.name for file in files if not file.path.is_file())
+        written = [file.path for file in files if isinstance(file, OutputFile)]
+        missing = ", ".join(path.name for path in written if not path.is_file())
         if not missing:
             metrics = {"queue_seconds": round(times.queue_s, 3), "execution_seconds": round(times.execution_s, 3)}
             return RunResult(files, {**metrics, "node_seconds": times.node_s})
@@ -89,7 +90,7 @@ async def _run_once(
     times: RunTimes,
     input_names: Sequence[str],
     say: Callable[[str], None],
-) -> list[OutputFile]:
+) -> list[Output]:
     """One run; its failure, if a node failed, is raised with the node's name."""
     progress = RunProgress({node.id: node.title for node in workflow.nodes.values()})
 
@@ -114,7 +115,7 @@ async def _run_once(
     return reported_files(entry.outputs, workflow, engine.folders)
 
 
-def _wanted(files: Sequence[OutputFile], workflow: Workflow, places: Sequence[str]) -> list[OutputFile]:
+def _wanted(files: Sequence[Output], workflow: Workflow, places: Sequence[str]) -> list[Output]:
     """The files to give back; no file at all is an error that says why."""
     wanted = [file for file in files if file.place in places]
     if wanted:

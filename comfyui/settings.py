@@ -39,6 +39,8 @@ class Settings:
     """Base URL of Hugging Face or a mirror of it (HF_ENDPOINT)."""
     civitai_endpoint: str
     """Base URL of Civitai or a mirror of it (CIVITAI_ENDPOINT)."""
+    weights_verify: str
+    """"quick" or "full" (WEIGHTS_VERIFY; default quick): how the image's own weights are checked at each start."""
     weights_out: Path | None
     """Where train() puts the tar when its caller shares this disk (WEIGHTS_OUT); the answer is then the path alone."""
 
@@ -48,6 +50,9 @@ class Settings:
         device = environ.get("COMFYUI_DEVICE") or "auto"
         if device not in ("auto", "cpu", "gpu"):
             raise RequestError(f"COMFYUI_DEVICE is {device!r}; set it to auto, cpu or gpu.")
+        weights_verify = environ.get("WEIGHTS_VERIFY") or "quick"
+        if weights_verify not in ("quick", "full"):
+            raise RequestError(f"WEIGHTS_VERIFY is {weights_verify!r}; set it to quick or full.")
         return cls(
             upstream_dir=_path(environ, "COMFYUI_DIR", PROJECT_ROOT / "comfyui" / "upstream"),
             models_dir=_path(environ, "MODELS_DIR", PROJECT_ROOT / "models"),
@@ -58,6 +63,7 @@ class Settings:
             allow_private_urls=_flag(environ, "ALLOW_PRIVATE_URLS"),
             hf_endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
             civitai_endpoint=(environ.get("CIVITAI_ENDPOINT") or "https://civitai.com").rstrip("/"),
+            weights_verify=weights_verify,
             weights_out=_path(environ, "WEIGHTS_OUT", Path()) if environ.get("WEIGHTS_OUT") else None,
         )
 

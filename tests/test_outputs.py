@@ -6,7 +6,7 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from comfyui.engine.server import EngineFolders
 from comfyui.errors import EngineError
-from comfyui.outputs import OutputFile, deliver, reported_files
+from comfyui.outputs import Output, OutputFile, OutputText, deliver, reported_files
 from comfyui.workflow.parse import Node, Workflow
 from tests.workflow.answers import SUCCESS_HISTORY
 
@@ -43,6 +43,12 @@ def deliver_one(tmp_path: Path) -> Callable[..., Path]:
 
 def workflow_of(*node_ids: str) -> Workflow:
     return Workflow({node_id: Node(node_id, "SaveImage", "Save", {}) for node_id in node_ids})
+
+
+def only_files(outputs: Sequence[Output]) -> list[OutputFile]:
+    files = [output for output in outputs if isinstance(output, OutputFile)]
+    assert files == list(outputs)
+    return files
 
 
 def image_entry(filename: str, subfolder: str = "", place: str = "output") -> dict[str, str]:
@@ -88,17 +94,17 @@ def test_files_come_in_the_order_of_the_workflow_whatever_order_comfyui_reports(
         "12": {"audio": [image_entry("s.flac", "audio")]},
     }
     files = reported_files(outputs, workflow_of("12", "5", "9"), folders)
-    assert [(file.node_id, file.kind, file.path.name) for file in files] == [
-        ("12", "audio", "s.flac"),
-        ("5.0.1", "images", "made.png"),
-        ("9", "images", "b.png"),
-        ("9", "images", "a.png"),
+    output = folders.output.resolve()
+    assert files == [
+        OutputFile("12", "audio", "output", output / "audio" / "s.flac"),
+        OutputFile("5.0.1", "images", "output", output / "made.png"),
+        OutputFile("9", "images", "output", output / "b.png"),
+        OutputFile("9", "images", "output", output / "a.png"),
     ]
-    assert files[0].path == (folders.output / "audio" / "s.flac").resolve()
 
 
 def test_what_comfyui_reports_is_read_as_files_with_their_place(folders: EngineFolders) -> None:
-    files = reported_files(SUCCESS_HISTORY["outputs"], workflow_of("20", "21", "22", "23"), folders)
+    files = only_files(reported_files(SUCCESS_HISTORY["outputs"], workflow_of("20", "21", "22", "23"), folders))
     assert [(file.place, file.path.relative_to(folders.output.parent.resolve()).as_posix()) for file in files] == [
         ("temp", "temp/ComfyUI_temp_aosnt_00001_.png"),
         ("output", "output/sub/pic_00001_.png"),
@@ -110,15 +116,143 @@ def test_what_comfyui_reports_is_read_as_files_with_their_place(folders: EngineF
 def test_entries_that_are_no_files_are_passed_by_and_a_file_named_twice_comes_once(folders: EngineFolders) -> None:
     outputs = {
         "1": {
-            "text": ["hello"],
+            "tags": ["hello"],
             "animated": [True],
             "string": "abc",
             "number": 7,
             "images": [image_entry("a.png"), image_entry("a.png"), image_entry("in.png", place="input"), {}, None],
         }
     }
-    files = reported_files(outputs, workflow_of("1"), folders)
+    files = only_files(reported_files(outputs, workflow_of("1"), folders))
     assert [file.path.name for file in files] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("images", {"filename": "a.webm", "subfolder": "video", "type": "output"}),
+        ("audio", {"filename": "a.flac", "subfolder": "audio", "type": "temp"}),
+        ("3d", {"filename": "a.glb", "subfolder": "mesh", "type": "output"}),
+        ("latents", {"filename": "a.latent", "subfolder": "latents", "type": "output"}),
+        ("result", {"filename": "a.bin", "subfolder": "", "type": "output"}),
+        ("text", {"filename": "a.txt", "subfolder": "", "type": "output"}),
+        # As VideoHelperSuite reports what it calls gifs, videos too.
+        (
+            "gifs",
+            {
+                "filename": "a.mp4",
+                "subfolder": "",
+                "type": "output",
+                "format": "video/h264-mp4",
+                "frame_rate": 8.0,
+                "workflow": "a.png",
+                "fullpath": "/comfyui/output/a.mp4",
+            },
+        ),
+    ],
+)
+def test_a_file_of_any_kind_is_a_file(folders: EngineFolders, kind: str, entry: dict[str, Any]) -> None:
+    (file,) = reported_files({"1": {kind: [entry], "animated": [True]}}, workflow_of("1"), folders)
+    base = {"output": folders.output, "temp": folders.temp}[entry["type"]].resolve()
+    assert file == OutputFile("1", kind, entry["type"], base / entry["subfolder"] / entry["filename"])
+
+
+@pytest.mark.parametrize(
+    ("reported", "texts"),
+    [
+        (["hello"], ["hello"]),
+        (["one", "two", "two", ""], ["one", "two", "two", ""]),
+        (["x"], ["x"]),
+        (list("hello"), ["hello"]),
+        ([""], [""]),
+        ([3, None, ["nested"], {"a": 1}], []),
+        ([], []),
+        ("hello", []),
+        (None, []),
+    ],
+)
+def test_texts_of_a_node(folders: EngineFolders, reported: Any, texts: list[str]) -> None:
+    outputs = reported_files({"1": {"text": reported}}, workflow_of("1"), folders)
+    assert outputs == [OutputText("1", text) for text in texts]
+
+
+def test_texts_keep_their_place_in_the_order_and_come_after_the_files_of_their_node(folders: EngineFolders) -> None:
+    reported: dict[str, dict[str, Any]] = {
+        "3": {"images": [image_entry("last.png")]},
+        "2": {"text": ["two"], "images": [image_entry("a.png"), image_entry("b.png")]},
+        "1": {"text": ["one"]},
+    }
+    outputs = reported_files(reported, workflow_of("1", "2", "3"), folders)
+    assert [output.text if isinstance(output, OutputText) else output.path.name for output in outputs] == [
+        *("one", "a.png", "b.png", "two", "last.png")
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "md", "json"])
+def test_a_text_that_is_in_a_file_comes_as_that_file_alone(folders: EngineFolders, suffix: str) -> None:
+    """What ComfyUI 0.30.0 reports for SaveText."""
+    reported: dict[str, dict[str, Any]] = {
+        "7": {"text": ["hello"], "files": [image_entry(f"note_00001.{suffix}", "notes")]}
+    }
+    (file,) = only_files(reported_files(reported, workflow_of("7"), folders))
+    assert file.path.name == f"note_00001.{suffix}"
+
+
+def test_a_3d_file_that_is_reported_by_its_name_alone(folders: EngineFolders) -> None:
+    """What ComfyUI 0.30.0 reports for Save3DAdvanced, SaveGaussianSplat, SavePointCloud and Preview3D."""
+    (folders.output / "3d").mkdir()
+    for name in ("3d/mesh_00001.glb", "cloud_00001.PLY"):
+        (folders.output / name).touch()
+    preview = "preview3d_0123456789abcdef.glb"  # gone: ComfyUI answered from its cache
+    reported: dict[str, dict[str, Any]] = {
+        "1": {"result": ["3d/mesh_00001.glb", {"position": {"x": 1}}, []]},
+        "2": {"result": ["cloud_00001.PLY", None, None]},
+        "3": {"result": [preview, None, "temp/bg_1.png"]},
+    }
+    output = folders.output.resolve()
+    assert reported_files(reported, workflow_of("1", "2", "3"), folders) == [
+        OutputFile("1", "result", "output", output / "3d" / "mesh_00001.glb"),
+        OutputFile("2", "result", "output", output / "cloud_00001.PLY"),
+        OutputFile("3", "result", "temp", output / preview),
+    ]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ["not_there.glb"],
+        ["../secret.glb"],
+        ["SECRET"],
+        ["hello"],
+        ["note.txt"],
+        ["nul\0.glb"],
+        ["x" * 5000 + ".glb"],
+        [7],
+        [None],
+        [],
+        "x.glb",
+    ],
+)
+def test_other_results_are_no_3d_files(folders: EngineFolders, tmp_path: Path, result: Any) -> None:
+    secret = tmp_path / "run" / "secret.glb"
+    secret.touch()
+    (folders.output / "note.txt").touch()
+    result = [str(secret)] if result == ["SECRET"] else result
+    assert reported_files({"1": {"result": result}}, workflow_of("1"), folders) == []
+
+
+def test_a_text_is_delivered_as_a_file_in_its_place(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (1, 1)))
+    image = OutputFile("2", "images", "output", path)
+    texts = ["zwei Füchse 狐\r\n", "", "half \ud83e a pair"]
+    delivered = deliver(
+        [OutputText("9:1", texts[0]), image, *(OutputText("3", text) for text in texts[1:])],
+        tmp_path / "out",
+        "png",
+        95,
+    )
+    assert [file.name for file in delivered] == ["000-9_1-text.txt", "001-2-a.png", "002-3-text.txt", "003-3-text.txt"]
+    assert [file.read_bytes().decode() for file in delivered if file.suffix == ".txt"] == [*texts[:2], "half ? a pair"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "checkpoints/tiny-sd15": Recipe(tiny_models.sd15),
     "checkpoints/tiny-sd3-notext": Recipe(tiny_models.sd3_without_text),
+    "controlnet/tiny-sd15-control": Recipe(tiny_models.sd15_control),
     "loras/tiny-sd15-lora": Recipe(tiny_models.sd15_lora),
+    "loras/tiny-sd15-lora-2": Recipe(partial(tiny_models.sd15_lora, seed=7)),
     "loras/tiny-sd3-lora": Recipe(tiny_models.sd3_lora),
 }
 

@@ -33,6 +33,13 @@ _LATENT = 4
 _SIGNED = 2 * _LATENT
 """Of each group's ten channels, four carry the latent, four its negative, two nothing."""
 
+_HINT_WIDTHS = (16, 16, 32, 32, 96, 96, 256, UNET_CHANNELS)
+"""Channels out of each layer of a ControlNet's hint block (comfy/cldm/cldm.py) ..."""
+_HINT_STRIDES = (2, 4, 6)
+"""... and the layers of it that halve width and height."""
+_LINE_STRENGTH = 8.0
+"""A line one pixel wide is an eighth of its 8x8 pixels."""
+
 SD3_WIDTH = 64
 """SD 3 derives everything from its depth: width is 64 times the number of blocks, here one."""
 SD3_LATENT = 16
@@ -66,9 +73,12 @@ def sd3_without_text() -> Tensors:
     return layers.tensors
 
 
-def sd15_lora() -> Tensors:
-    """A LoRA for `sd15` under kohya's names; it changes both the U-Net and the text encoder."""
-    layers = Layers(seed=5)
+def sd15_lora(seed: int = 5) -> Tensors:
+    """A LoRA for `sd15` under kohya's names; it changes both the U-Net and the text encoder.
+
+    Another seed is another LoRA, as loud as the first and with an effect of its own: enough to stack two.
+    """
+    layers = Layers(seed)
     unet = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
     width, context = UNET_CHANNELS, UNET_CONTEXT
     _lora_pair(layers, unet + "attn1_to_q", width, width, gain=0.6)
@@ -90,6 +100,29 @@ def sd3_lora() -> Tensors:
     _lora_pair(layers, block + "attn.proj", SD3_WIDTH, SD3_WIDTH, gain=2.0)
     _lora_pair(layers, block + "mlp.fc1", 4 * SD3_WIDTH, SD3_WIDTH, gain=2.0)
     _lora_pair(layers, block + "mlp.fc2", SD3_WIDTH, 4 * SD3_WIDTH, gain=2.0)
+    return layers.tensors
+
+
+def sd15_control() -> Tensors:
+    """A ControlNet for `sd15` that draws the white lines of its hint, such as a Canny picture, into what is sampled.
+
+    It has nothing to say of noise, prompt and time: those parts are zeros, which pass the hint on. The lines leave by
+    the middle of the U-Net alone; there they reach the predicted noise and are not only one voice of many.
+    """
+    import torch
+
+    layers = Layers(seed=4)  # no value is random here; every recipe has a number of its own
+    width = UNET_CHANNELS
+    layers.linear("time_embed.0", _TIME, width, gain=0.0)
+    layers.linear("time_embed.2", _TIME, _TIME, gain=0.0)
+    layers.taps("input_blocks.0.0", torch.zeros(width, _LATENT, 3, 3))
+    _residual_block(layers, "input_blocks.1.0.", width, loudness=0.0)
+    _attention_block(layers, "input_blocks.1.1.", loudness=0.0)
+    _residual_block(layers, "middle_block.0.", width, loudness=0.0)
+    for name in ("zero_convs.0.0", "zero_convs.1.0"):
+        layers.conv(name, width, width, size=1, gain=0.0)
+    _hint_block(layers, "input_hint_block.")
+    layers.taps("middle_block_out.0", _draw_lines())
     return layers.tensors
 
 
@@ -170,41 +203,84 @@ def _point() -> torch.Tensor:
     return kernel
 
 
-def _residual_block(layers: Layers, prefix: str, inputs: int) -> None:
-    """Out = in + a little noise of (in, time). Where `inputs` is double, the first half, the running value, stays."""
+def _residual_block(layers: Layers, prefix: str, inputs: int, *, loudness: float = 1.0) -> None:
+    """Out = in + a little noise of (in, time). Where `inputs` is double, the first half, the running value, stays.
+
+    `loudness` 0 leaves out = in.
+    """
     import torch
 
     width = UNET_CHANNELS
     layers.norm(prefix + "in_layers.0", inputs)
-    layers.conv(prefix + "in_layers.2", width, inputs, gain=0.5)
-    layers.linear(prefix + "emb_layers.1", width, _TIME, gain=0.3)
+    layers.conv(prefix + "in_layers.2", width, inputs, gain=0.5 * loudness)
+    layers.linear(prefix + "emb_layers.1", width, _TIME, gain=0.3 * loudness)
     layers.norm(prefix + "out_layers.0", width)
-    layers.conv(prefix + "out_layers.3", width, width, gain=0.08)
+    layers.conv(prefix + "out_layers.3", width, width, gain=0.08 * loudness)
     if inputs != width:
         keep_first = torch.eye(width, inputs).reshape(width, inputs, 1, 1)
         layers.taps(prefix + "skip_connection", keep_first)
 
 
-def _attention_block(layers: Layers, prefix: str) -> None:
+def _attention_block(layers: Layers, prefix: str, *, loudness: float = 1.0) -> None:
     """The one place the prompt enters: cross attention, turned up so that words show.
 
     Self attention and the feed-forward part follow the noise from point to point and would only roughen the picture:
-    they are turned down.
+    they are turned down. `loudness` 0 leaves out = in.
     """
     width = UNET_CHANNELS
     layers.norm(prefix + "norm", width)
-    layers.conv(prefix + "proj_in", width, width, size=1)
-    layers.conv(prefix + "proj_out", width, width, size=1, gain=0.1)
+    layers.conv(prefix + "proj_in", width, width, size=1, gain=loudness)
+    layers.conv(prefix + "proj_out", width, width, size=1, gain=0.1 * loudness)
     block = prefix + "transformer_blocks.0."
-    for name, context, loudness in (("attn1.", width, 0.3), ("attn2.", UNET_CONTEXT, 8.0)):
-        layers.linear(block + name + "to_q", width, width, bias=False)
-        layers.linear(block + name + "to_k", width, context, bias=False)
-        layers.linear(block + name + "to_v", width, context, gain=loudness, bias=False)
-        layers.linear(block + name + "to_out.0", width, width)
-    layers.linear(block + "ff.net.0.proj", 8 * width, width)
-    layers.linear(block + "ff.net.2", width, 4 * width, gain=0.3)
+    for name, context, value in (("attn1.", width, 0.3), ("attn2.", UNET_CONTEXT, 8.0)):
+        layers.linear(block + name + "to_q", width, width, gain=loudness, bias=False)
+        layers.linear(block + name + "to_k", width, context, gain=loudness, bias=False)
+        layers.linear(block + name + "to_v", width, context, gain=value * loudness, bias=False)
+        layers.linear(block + name + "to_out.0", width, width, gain=loudness)
+    layers.linear(block + "ff.net.0.proj", 8 * width, width, gain=loudness)
+    layers.linear(block + "ff.net.2", width, 4 * width, gain=0.3 * loudness)
     for name in ("norm1", "norm2", "norm3"):
         layers.norm(block + name, width)
+
+
+# --- SD 1.x ControlNet -----------------------------------------------------------------------------------------------
+
+
+def _hint_block(layers: Layers, prefix: str) -> None:
+    """Grey of the hint, averaged over 8x8 pixels, in the first of 320 channels; its negative in the second.
+
+    A SiLU follows every layer but the last. silu(z) - silu(-z) = z, so a pair of channels carries a number past it
+    unbent: each layer takes the difference of the pair before it, and makes a new pair.
+    """
+    import torch
+
+    average = torch.zeros(3, 3)
+    average[1:, 1:] = 0.25
+    widths = (3, *_HINT_WIDTHS)
+    for layer, (inputs, out) in enumerate(zip(widths, _HINT_WIDTHS, strict=False)):
+        pair = torch.zeros(out, inputs, 3, 3)
+        kernel = average if layer in _HINT_STRIDES else _point()
+        for channel, sign in enumerate((1.0, -1.0)):
+            if layer == 0:
+                pair[channel, :] = sign / 3 * kernel
+            else:
+                pair[channel, 0], pair[channel, 1] = sign * kernel, -sign * kernel
+        layers.taps(f"{prefix}{2 * layer}", pair)
+
+
+def _draw_lines() -> torch.Tensor:
+    """Convolution from the hint's pair to the U-Net's channels: less predicted noise, so more red, green and blue.
+
+    The fourth latent is no colour. Only channels that carry the latent as it is are used: from the others a step would
+    take away, blurred, what it adds here.
+    """
+    import torch
+
+    weight = torch.zeros(UNET_CHANNELS, UNET_CHANNELS, 1, 1)
+    for channel, latent, sign, blurred in _signed_channels():
+        if latent < 3 and not blurred:
+            weight[channel, 0] = -sign * _LINE_STRENGTH
+    return weight
 
 
 # --- SD 3 transformer ------------------------------------------------------------------------------------------------

@@ -39,14 +39,17 @@ def randomise_seeds(workflow: Workflow, source: random.Random) -> tuple[Workflow
 
 
 def place_outputs(workflow: Workflow, folder: str) -> Workflow:
-    """A copy whose saving nodes write below `folder` of ComfyUI's output folder.
+    """A copy whose saving nodes write below `folder` of ComfyUI's output folder, each into a folder of its own.
 
-    So a run's files are its own. And a saving node of an identical earlier run saves again: ComfyUI would else answer
-    from its cache with the name of a file that went away with that run, while the costly nodes still come from there.
+    So a run's files are its own, and two nodes with one prefix do not share a counter, which would number their files
+    in the order in which they happen to run. And a saving node of an identical earlier run saves again: ComfyUI would
+    else answer from its cache with the name of a file that went away with that run, while the costly nodes still come
+    from there.
     """
 
     def changed(node: Node) -> Mapping[str, Any]:
         prefix = node.inputs.get("filename_prefix")
-        return {"filename_prefix": f"{folder}/{prefix}"} if isinstance(prefix, str) else {}
+        number = workflow.position(node.id)
+        return {"filename_prefix": f"{folder}/{number}/{prefix}"} if isinstance(prefix, str) else {}
 
     return workflow.changed(changed)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from comfyui.errors import RequestError
 from comfyui.local import demo_weights
@@ -19,7 +20,7 @@ from comfyui.local.demo_weights import RECIPES, make_demo_weights
 from comfyui.local.tiny_layers import Layers, is_complete, save_half
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["checkpoints/tiny-sd3-notext", "loras/tiny-sd15-lora", "loras/tiny-sd3-lora"]
+SMALL = [name for name in RECIPES if name != "checkpoints/tiny-sd15"]
 LORA = "loras/tiny-sd3-lora"
 
 
@@ -154,16 +155,23 @@ def test_importing_the_module_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("name", ["txt2img", "txt2img_lora", "tiny_sd3"])
-def test_the_example_workflows_name_files_that_are_made(name: str) -> None:
-    graph = json.loads((ROOT / "examples" / "workflows" / f"{name}.json").read_text())
-    loaders = {"ckpt_name": "checkpoints/", "lora_name": "loras/"}
-    wanted = [
+def test_the_two_loras_change_the_same_layers_in_different_ways(made: Path) -> None:
+    first, second = (load_file(made / f"loras/{name}.safetensors") for name in ("tiny-sd15-lora", "tiny-sd15-lora-2"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) == key.endswith(".alpha") for key in first)
+
+
+EXAMPLES = sorted((ROOT / "examples" / "workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_workflows_name_files_that_are_made(path: Path) -> None:
+    loaders = {"ckpt_name": "checkpoints/", "lora_name": "loras/", "control_net_name": "controlnet/"}
+    wanted = {
         loaders[key] + value.removesuffix(".safetensors")
-        for node in graph.values()
+        for node in json.loads(path.read_text("utf-8")).values()
         for key, value in node["inputs"].items()
         if key in loaders
-    ]
-    assert wanted
-    assert set(wanted) <= set(RECIPES)
-    assert all(node["_meta"]["title"] for node in graph.values())
+    }
+    assert wanted or path.stem == "audio"
+    assert wanted <= set(RECIPES)

@@ -51,8 +51,10 @@ def test_new_seeds_differ_and_fit_into_32_bits() -> None:
 def test_saving_nodes_write_into_the_runs_folder() -> None:
     workflow = workflow_of({**WORKFLOW, "20": node(filename_prefix="sub/my.png"), "21": node(filename_prefix=["9", 0])})
     placed = place_outputs(workflow, "run-1/2")
-    assert placed.nodes["9"].inputs == {"images": ["8", 0], "filename_prefix": "run-1/2/x"}
-    assert placed.nodes["20"].inputs == {"filename_prefix": "run-1/2/sub/my.png"}
+    at = workflow.position
+    assert placed.nodes["9"].inputs == {"images": ["8", 0], "filename_prefix": f"run-1/2/{at('9')}/x"}
+    assert placed.nodes["20"].inputs == {"filename_prefix": f"run-1/2/{at('20')}/sub/my.png"}
+    assert at("9") != at("20")
     assert placed.nodes["21"] == workflow.nodes["21"]
     assert placed.nodes["3"] == workflow.nodes["3"]
     assert workflow.nodes["9"].inputs["filename_prefix"] == "x"
@@ -63,4 +65,4 @@ def test_a_prompt_that_looks_like_a_url_or_a_file_stays_as_it_was_written() -> N
     nodes = {"1": node(text="https://example.com/a.png in the style of b.png"), "2": node(filename_prefix="out.png")}
     after = place_outputs(randomise_seeds(workflow_of(nodes), random.Random(1))[0], "run")
     assert after.nodes["1"].inputs == nodes["1"]["inputs"]
-    assert after.nodes["2"].inputs == {"filename_prefix": "run/out.png"}
+    assert after.nodes["2"].inputs == {"filename_prefix": "run/1/out.png"}
