@@ -11,6 +11,7 @@ from comfyui.cog_inputs import explain_unknown_inputs
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.weights.bake import bake
+from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import Tokens
 
 
@@ -52,6 +53,30 @@ def train(
         description="Links to text encoders (CLIP, T5), one on each line.", default=None
     ),
     clip_vision: Optional[str] = Input(description="Links to CLIP vision models, one on each line.", default=None),
+    style_models: Optional[str] = Input(description="Links to style models, one on each line.", default=None),
+    gligen: Optional[str] = Input(description="Links to GLIGEN models, one on each line.", default=None),
+    hypernetworks: Optional[str] = Input(description="Links to hypernetworks, one on each line.", default=None),
+    photomaker: Optional[str] = Input(description="Links to PhotoMaker models, one on each line.", default=None),
+    classifiers: Optional[str] = Input(description="Links to classifiers, one on each line.", default=None),
+    model_patches: Optional[str] = Input(description="Links to model patches, one on each line.", default=None),
+    audio_encoders: Optional[str] = Input(description="Links to audio encoders, one on each line.", default=None),
+    latent_upscale_models: Optional[str] = Input(
+        description="Links to latent upscale models, one on each line.", default=None
+    ),
+    vae_approx: Optional[str] = Input(
+        description="Links to approximate VAEs for previews (TAESD), one on each line.", default=None
+    ),
+    background_removal: Optional[str] = Input(
+        description="Links to background removal models, one on each line.", default=None
+    ),
+    frame_interpolation: Optional[str] = Input(
+        description="Links to frame interpolation models, one on each line.", default=None
+    ),
+    geometry_estimation: Optional[str] = Input(
+        description="Links to geometry estimation models, one on each line.", default=None
+    ),
+    optical_flow: Optional[str] = Input(description="Links to optical flow models, one on each line.", default=None),
+    detection: Optional[str] = Input(description="Links to detection models, one on each line.", default=None),
     huggingface_read_token: Optional[Secret] = Input(
         description="Read token of Hugging Face, for private or gated repos. Sent to Hugging Face only, never logged.",
         default=None,
@@ -79,12 +104,26 @@ def train(
         "diffusion_models": diffusion_models,
         "text_encoders": text_encoders,
         "clip_vision": clip_vision,
+        "style_models": style_models,
+        "gligen": gligen,
+        "hypernetworks": hypernetworks,
+        "photomaker": photomaker,
+        "classifiers": classifiers,
+        "model_patches": model_patches,
+        "audio_encoders": audio_encoders,
+        "latent_upscale_models": latent_upscale_models,
+        "vae_approx": vae_approx,
+        "background_removal": background_removal,
+        "frame_interpolation": frame_interpolation,
+        "geometry_estimation": geometry_estimation,
+        "optical_flow": optical_flow,
+        "detection": detection,
     }
     tokens = Tokens(
         huggingface=huggingface_read_token.get_secret_value() if huggingface_read_token else None,
         civitai=civitai_api_token.get_secret_value() if civitai_api_token else None,
     )
     out = settings.weights_out or new_output_folder(settings.data_dir / "trainings") / "weights.tar"
-    bake(lists, out, settings, tokens, say, allow_pickle=allow_pickle)
+    bake(lists, out, settings, tokens, PlainLines(say), allow_pickle=allow_pickle)
     # Cog answers with the bytes of a Path, as base64; who shares our disk (WEIGHTS_OUT) wants only to know where.
     return TrainingOutput(weights=str(out) if settings.weights_out else Path(out))  # type: ignore[call-arg]

@@ -65,3 +65,8 @@ def spread(values: Sequence[float], unit: str) -> str:
 def verdict(name: str, value: float, limit: float, unit: str = "") -> None:
     """Print a figure beside what was asked of it."""
     print(f"{name}: {value:.3f}{unit} (asked: at most {limit:g}{unit}){'' if value <= limit else '  <-- missed'}")
+
+
+def verdict_at_least(name: str, value: float, limit: float) -> None:
+    """Print a ratio beside the least that was asked of it."""
+    print(f"{name}: {value:.3f} (asked: at least {limit:g}){'' if value >= limit else '  <-- missed'}")

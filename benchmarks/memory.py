@@ -17,10 +17,11 @@ from benchmarks.common import verdict
 from comfyui.local.file_server import serve_files
 from comfyui.settings import Settings
 from comfyui.weights.bake import bake
+from comfyui.weights.listener import PlainLines
 from comfyui.weights.restore import restore
-from comfyui.weights.sources import Tokens
+from comfyui.weights.sources import NO_TOKENS
 
-ASKED_MB = 200.0
+ASKED_MB = 150.0
 
 
 def make_safetensors(path: Path, data_bytes: int) -> None:
@@ -36,9 +37,9 @@ def work(job: str, source: str, target: Path) -> None:
     """Do one job and print this process's peak memory in MB."""
     settings = replace(Settings.from_environ(), allow_private_urls=True)
     if job == "bake":
-        bake({"checkpoints": source}, target, settings, Tokens(), lambda _line: None)
+        bake({"checkpoints": source}, target, settings, NO_TOKENS, PlainLines(lambda _line: None))
     else:
-        restore(source, target, settings, lambda _line: None)
+        restore(source, target, settings, PlainLines(lambda _line: None))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(peak / (1e6 if sys.platform == "darwin" else 1e3))
 

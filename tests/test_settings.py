@@ -21,6 +21,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         allow_private_urls=False,
         hf_endpoint="https://huggingface.co",
         civitai_endpoint="https://civitai.com",
+        weights_verify="quick",
         weights_out=None,
     )
     assert (PROJECT_ROOT / "pyproject.toml").is_file()
@@ -29,7 +30,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
 def test_a_variable_that_is_set_to_nothing_is_as_good_as_not_set() -> None:
     names = (
         "COMFYUI_DIR MODELS_DIR DATA_DIR COMFYUI_DEVICE COMFYUI_ARGS ENGINE_START_TIMEOUT_S "
-        "ALLOW_PRIVATE_URLS HF_ENDPOINT CIVITAI_ENDPOINT WEIGHTS_OUT"
+        "ALLOW_PRIVATE_URLS HF_ENDPOINT CIVITAI_ENDPOINT WEIGHTS_VERIFY WEIGHTS_OUT"
     )
     assert Settings.from_environ(dict.fromkeys(names.split(), "")) == Settings.from_environ({})
 
@@ -48,6 +49,7 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "ALLOW_PRIVATE_URLS": "1",
             "HF_ENDPOINT": "http://127.0.0.1:1/",
             "CIVITAI_ENDPOINT": "http://127.0.0.1:2//",
+            "WEIGHTS_VERIFY": "full",
             "WEIGHTS_OUT": "~/out",
         }
     )
@@ -61,6 +63,7 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         allow_private_urls=True,
         hf_endpoint="http://127.0.0.1:1",
         civitai_endpoint="http://127.0.0.1:2",
+        weights_verify="full",
         weights_out=Path("/home/somebody/out"),
     )
 
@@ -72,6 +75,7 @@ TIME = "set it to a number of seconds above 0."
     ("name", "value", "message"),
     [
         ("COMFYUI_DEVICE", "cuda", "COMFYUI_DEVICE is 'cuda'; set it to auto, cpu or gpu."),
+        ("WEIGHTS_VERIFY", "1", "WEIGHTS_VERIFY is '1'; set it to quick or full."),
         ("ALLOW_PRIVATE_URLS", "yes", "ALLOW_PRIVATE_URLS is 'yes'; set it to 1 or 0."),
         ("ENGINE_START_TIMEOUT_S", "5m", f"ENGINE_START_TIMEOUT_S is '5m'; {TIME}"),
         ("ENGINE_START_TIMEOUT_S", "0", f"ENGINE_START_TIMEOUT_S is '0'; {TIME}"),

@@ -1,144 +1,162 @@
-"""Write a tar of weights in one pass: the manifest first, every file streamed straight to its place behind it.
+"""Write a tar of weights by its layout: headers first, files in any order at their final places, the manifest last.
 
-The manifest is the first member but is known last, so its room is reserved up front and filled at the end, padded
-with spaces, which JSON allows. GNU format: a member's header is as long as its name asks for, whatever its size, and
-sizes above 8 GiB fit; so a header can be filled in once its file is complete. The same files from the same URLs give
-the same bytes: times, owners and modes are fixed.
-
-The tar lies under a temporary name until `finish`. A writer that knows all sizes beforehand, and fills several members
-at once, can keep this layout.
+The tar lies under a temporary name until `finish`. What an interrupted writer leaves there can be taken up by the next
+one with the same plan (see journal).
 """
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
-import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-from comfyui.errors import WeightsError
-from comfyui.weights.disk import part_beside, require_room, room_errors, sync_folder
+from comfyui.errors import EngineError, WeightsError
+from comfyui.weights.disk import require_room, room_errors, sync_folder
 from comfyui.weights.folders import check_member_path, path_key
-from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
-from comfyui.weights.verify import Verifier
+from comfyui.weights.journal import Journal, JournalFile
+from comfyui.weights.layout import BLOCK, RECORD, Layout, member_header, padded, tar_length
+from comfyui.weights.manifest import Manifest, Weight
+from comfyui.weights.transfer.target import Target
+from comfyui.weights.verify import Digest, Verifier
 
-BLOCK = tarfile.BLOCKSIZE
-RECORD = tarfile.RECORDSIZE
-
-
-def padded(size: int, unit: int = BLOCK) -> int:
-    """`size` bytes rounded up to whole units."""
-    return -(-size // unit) * unit
-
-
-def tar_length(data_end: int) -> int:
-    """Length in bytes of a tar whose last member's data, padding included, ends at `data_end`."""
-    return padded(data_end + 2 * BLOCK, RECORD)
+__all__ = ["BLOCK", "RECORD", "ArchiveWriter", "member_header", "padded", "tar_length"]
 
 
 class ArchiveWriter:
-    """A tar being written to `out`; use it as a context manager.
+    """The tar `out`, being written by `layout`; use it as a context manager.
 
-    `manifest_room` is the most bytes its manifest can take (`manifest.room_for`). Leaving the context without `finish`
-    removes what was written.
+    Leaving the context without `finish` removes what was written, or keeps it for the next writer if `keep_unfinished`.
+    Raises WeightsError where the disk has no room, EngineError while another process writes the same tar.
     """
 
-    def __init__(self, out: Path, *, manifest_room: int) -> None:
+    def __init__(self, out: Path, layout: Layout, *, keep_unfinished: bool = False) -> None:
+        self.layout = layout
         self._out = out
-        self._part = part_beside(out)
-        self._manifest_size = padded(manifest_room)
-        self._weights: list[Weight] = []
-        self._taken: set[str] = set()
-        self._file: BinaryIO | None = None
+        self._part = out.with_name(f".{out.name}.part")
+        self._journal_path = out.with_name(f".{out.name}.journal")
+        self._keep = keep_unfinished
+        self._finished = False
+        self._journal: Journal | None = None
+        self._appended: list[Weight] = []
+        self._end = layout.end
+        self._target: Target | None = None
 
     def __enter__(self) -> Self:
-        self._file = self._part.open("xb")
-        try:
-            self._file.seek(len(_header(MANIFEST_NAME, 0)) + self._manifest_size)
-        except BaseException:
-            self._discard()
-            raise
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        while self._target is None:
+            target = Target(self._part)
+            try:
+                fcntl.flock(target.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                target.close()
+                raise EngineError(
+                    f"Another bake is writing {self._out.name}; wait for it, or choose another name."
+                ) from error
+            # Whoever had the lock may have renamed the file meanwhile: this one would then be its finished tar.
+            if self._part.exists() and os.path.samestat(self._part.stat(), os.fstat(target.fileno())):
+                self._target = target
+            else:
+                target.close()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            self._discard()
-            return
-        # A full disk would fail once more when the rest is flushed, and hide the error that says what was needed.
-        with contextlib.suppress(OSError):
-            self._discard()
+        if self._journal is not None:
+            self._journal.close()
+        # The names go before the lock does: whoever waits for it must not find a file that is about to vanish.
+        if not self._finished and not self._keep:
+            self._part.unlink(missing_ok=True)
+            self._journal_path.unlink(missing_ok=True)
+        if self._target is not None:
+            self._target.close()
+            self._target = None
 
-    def add(self, path: str, url: str | None, size: int | None, chunks: Iterable[bytes], verifier: Verifier) -> Weight:
-        """Append one file from its chunks, past the verifier. `size` in bytes is what was declared, if anything.
+    @property
+    def target(self) -> Target:
+        """The tar's file, for pieces that are written at the layout's offsets."""
+        if self._target is None:
+            raise ValueError("the archive is not open; use it in a with statement")
+        return self._target
 
-        Raises WeightsError for a bad or repeated path, bytes the verifier refuses, or a full disk. After an error the
-        writer cannot be used any more.
+    def prepare(self, files: Sequence[JournalFile], piece_bytes: int) -> dict[str, frozenset[int]]:
+        """Make room for the tar, write its headers, and say which pieces are there from an interrupted writer."""
+        size = self._part.stat().st_size
+        with room_errors(self._out.parent, self._out.name, f"{self.layout.length} bytes"):
+            there = self._part.stat().st_blocks * 512
+            require_room(self._out.parent, max(0, self.layout.length - there), self._out.name)
+            self._journal = Journal(self._journal_path, files, piece_bytes, self.target.sync)
+            known = self._journal.begin(usable=size >= self.layout.length)
+            if not known:
+                self.target.truncate(0)
+            self.target.allocate(self.layout.length)
+            for place in self.layout.places:
+                header = member_header(place.planned.path, place.planned.size)
+                self.target.write(place.header_at, memoryview(header))
+        return known
+
+    def record(self, file: int, piece: int) -> None:
+        """Piece `piece` of the plan's file number `file` has been written."""
+        if self._journal is not None:
+            self._journal.add(file, piece)
+
+    def forget(self, file: int) -> None:
+        """The plan's file number `file` begins again; nothing of it counts for the next writer."""
+        if self._journal is not None:
+            self._journal.forget(file)
+
+    def append(self, path: str, url: str | None, chunks: Iterable[bytes], verifier: Verifier) -> Weight:
+        """Add a file whose size nobody knows, behind all others, from its chunks and past the verifier.
+
+        Raises WeightsError for a bad or repeated path, bytes that the verifier refuses, or a full disk. The place is
+        as it was then, and the file may be appended again.
         """
         check_member_path(path)
-        if path_key(path) in self._taken:
+        known = [place.planned.path for place in self.layout.places] + [weight.path for weight in self._appended]
+        if path_key(path) in map(path_key, known):
             raise WeightsError(f"{path} is in the tar already.", path=path, expected="a path used once", seen=path)
-        self._taken.add(path_key(path))
-        if size is not None:
-            require_room(self._out.parent, size, path)
-        with room_errors(self._out.parent, path, "more bytes" if size is None else f"{size} bytes"):
-            start = self._opened.tell()
-            offset = start + len(_header(path, 0))
-            self._opened.seek(offset)
+        offset = self._end + len(member_header(path, 0))
+        position = offset
+        with room_errors(self._out.parent, path, "more bytes"):
             for chunk in chunks:
                 verifier.feed(chunk)
-                self._opened.write(chunk)
+                self.target.write(position, memoryview(chunk))
+                position += len(chunk)
             digest = verifier.finish()
-            self._opened.write(bytes(padded(digest.size) - digest.size))
-            end = self._opened.tell()
-            self._opened.seek(start)
-            self._opened.write(_header(path, digest.size))
-            self._opened.seek(end)
-        self._weights.append(Weight(path, url, digest.size, digest.sha256, offset))
-        return self._weights[-1]
+            self.target.write(position, memoryview(bytes(padded(position) - position)))
+            self.target.write(self._end, memoryview(member_header(path, digest.size)))
+        self._end = padded(position)
+        self._appended.append(Weight(path, url, digest.size, digest.sha256, offset))
+        return self._appended[-1]
 
-    def finish(self) -> Manifest:
-        """Write the manifest and the tar's end, make it all last, and give the tar its name."""
-        manifest = Manifest(tuple(self._weights))
-        text = manifest.dump()
-        if len(text) > self._manifest_size:
-            raise ValueError(f"the manifest takes {len(text)} bytes, but {self._manifest_size} were reserved")
+    def finish(self, digests: Sequence[Digest] = ()) -> Manifest:
+        """Write the manifest and the tar's end, make it all last, and give the tar its name.
+
+        `digests` are those of the layout's files, in its order.
+        """
+        weights = [
+            Weight(place.planned.path, place.planned.url, digest.size, digest.sha256, place.offset)
+            for place, digest in zip(self.layout.places, digests, strict=True)
+        ]
+        manifest = Manifest((*weights, *self._appended))
+        length = tar_length(self._end)
         with room_errors(self._out.parent, self._out.name, "more bytes"):
-            end = self._opened.tell()
-            self._opened.write(bytes(tar_length(end) - end))
-            self._opened.seek(0)
-            self._opened.write(_header(MANIFEST_NAME, self._manifest_size))
-            # The line end goes last, so that `tar -xO` leaves a terminal in order.
-            self._opened.write(text.rstrip(b"\n").ljust(self._manifest_size - 1) + b"\n")
-            self._opened.flush()
-            os.fsync(self._opened.fileno())
-        self._opened.close()
+            self._zero(length)
+            self.target.write(0, memoryview(self.layout.manifest_blocks(manifest)))
+            self.target.sync()
         self._part.replace(self._out)
+        self._finished = True
+        self._journal_path.unlink(missing_ok=True)
         sync_folder(self._out.parent)
         return manifest
 
-    @property
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            raise ValueError("the archive is not open; use it in a with statement")
-        return self._file
-
-    def _discard(self) -> None:
-        """Close and remove what is left under the temporary name; after `finish` nothing is."""
-        try:
-            if self._file is not None:
-                # Closing flushes, which may fail; the file goes either way.
-                self._file.close()
-        finally:
-            self._part.unlink(missing_ok=True)
-
-
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    info.mode = 0o644
-    return info.tobuf(format=tarfile.GNU_FORMAT, encoding="utf-8", errors="strict")
+    def _zero(self, length: int) -> None:
+        """The padding behind each file, and the tar's end: an earlier, larger tar may have left other bytes there."""
+        for place in self.layout.places:
+            behind = place.offset + place.planned.size
+            self.target.write(behind, memoryview(bytes(place.end - behind)))
+        self.target.write(self._end, memoryview(bytes(length - self._end)))
+        self.target.truncate(length)

@@ -1,53 +1,44 @@
 """From the lists of links given to train() to one verified tar of weights.
 
-Everything that can be known to be wrong is said before the first byte is fetched; then each file goes from its server
-straight into the tar. A failure anywhere leaves no tar.
+    entries ──► sources ──► what each server says of its file ──► layout ──► all ranges of all files at once ──► tar
+
+Everything that can be known to be wrong is said before the first byte is fetched. A failure anywhere leaves no tar.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from comfyui.errors import TrainingInputError, WeightsError
+from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.suggest import unknown_inputs_message
 from comfyui.weights.archive import ArchiveWriter
-from comfyui.weights.download import open_stream
-from comfyui.weights.folders import TRAINING_INPUTS, path_key, workflow_use
-from comfyui.weights.formats import check_extension
-from comfyui.weights.manifest import Manifest, Weight, room_for
-from comfyui.weights.progress import Progress, size_text
-from comfyui.weights.sources import Source, Tokens, parse_list, understand
-from comfyui.weights.verify import Verifier
+from comfyui.weights.disk import room_errors
+from comfyui.weights.folders import workflow_use
+from comfyui.weights.http import HttpOpener
+from comfyui.weights.journal import JournalFile
+from comfyui.weights.layout import Place, Planned, plan_layout
+from comfyui.weights.listener import Listener
+from comfyui.weights.manifest import Manifest
+from comfyui.weights.sources import RemoteFile, Tokens
+from comfyui.weights.sources.resolve import resolve
+from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
+from comfyui.weights.transfer.job import FileJob, Reader
+from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
+from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
+from comfyui.weights.verify import Digest, Verifier
+from comfyui.weights.wanted import Found, check, find, want
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """One link, the training input it was given to and the model folder it goes into."""
+class _OtherSizeError(Exception):
+    """The file `item` has another length than the layout was made for: everything has to be laid out anew."""
 
-    input_name: str
-    folder: str
-    source: Source
-
-
-class _Paths:
-    """Which link each path of the tar comes from, so that two links never become one file unseen."""
-
-    def __init__(self) -> None:
-        self._urls: dict[str, str] = {}
-
-    def claim(self, path: str, planned: _Planned) -> None:
-        key, url = path_key(path), planned.source.display_url
-        if key in self._urls:
-            raise TrainingInputError(
-                f"Two links would both become {path}: {self._urls[key]} and {url}. "
-                "Leave one out, or give one of the files another name at its source.",
-                input_name=planned.input_name,
-            )
-        self._urls[key] = url
+    def __init__(self, item: Found) -> None:
+        super().__init__()
+        self.item = item
 
 
 def bake(
@@ -55,100 +46,250 @@ def bake(
     out: Path,
     settings: Settings,
     tokens: Tokens,
-    report: Callable[[str], None],
+    listener: Listener,
+    *,
     allow_pickle: bool = False,
+    resume: bool = False,
+    options: TransferOptions | None = None,
+    stop: threading.Event | None = None,
 ) -> Manifest:
-    """Fetch every link of `request` (training input → one URL per line) into the tar `out`; return its manifest.
+    """Fetch every link of `request` (training input → list of links) into the tar `out`; return its manifest.
 
-    Raises TrainingInputError for what must be given otherwise, DownloadError when a server refuses, and WeightsError
-    when what arrives is not a whole weight file; then there is no tar.
+    With `resume`, what is fetched stays on the disk when the bake is interrupted, and the next one with the same
+    request goes on from there. Raises TrainingInputError for what must be given otherwise, DownloadError when a server
+    refuses or stays away, WeightsError when what arrives is not a whole weight file; then there is no tar.
     """
-    started = time.monotonic()
-    plan = _plan(request, settings, tokens, report, allow_pickle)
-    paths = _Paths()
-    room = room_for((planned.folder, planned.source.display_url) for planned in plan)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ArchiveWriter(out, manifest_room=room) as archive:
-        for number, planned in enumerate(plan, start=1):
-            report(f"[{number}/{len(plan)}] fetching {planned.source.display_url}")
-            _bake_one(planned, archive, paths, settings, report, allow_pickle)
-        manifest = archive.finish()
-    total = sum(weight.size for weight in manifest.weights)
-    report(f"baked {len(plan)} weight files, {size_text(total)}, in {time.monotonic() - started:.1f} s")
-    report("In a workflow they are called:")
+    options = options or TransferOptions()
+    waits_s = options.policy.question_waits_s
+    with HttpOpener(settings, read_timeout_s=options.read_timeout_s) as opener:
+        wanted = want(request, settings, tokens, listener)
+        found = find(wanted, settings, opener, listener, retry_waits_s=waits_s)
+        for again in range(options.policy.restarts + 1):
+            check(found, allow_pickle=allow_pickle)
+            oven = _Oven(
+                found, out, settings, opener, listener, options, stop, allow_pickle=allow_pickle, resume=resume
+            )
+            try:
+                manifest = oven.bake()
+                break
+            except _OtherSizeError as error:
+                if again == options.policy.restarts:
+                    shown = error.item.wanted.source.display_url
+                    raise DownloadError(
+                        f"{error.item.path} keeps changing at {shown} while it is fetched; try again later.", url=shown
+                    ) from None
+                found = find(wanted, settings, opener, listener, retry_waits_s=waits_s)
+    listener.say("In a workflow they are called:")
     for weight in manifest.weights:
-        report(f"  {workflow_use(weight.path)}")
+        listener.say(f"  {workflow_use(weight.path)}")
     return manifest
 
 
-def _plan(
-    request: Mapping[str, str | None],
-    settings: Settings,
-    tokens: Tokens,
-    report: Callable[[str], None],
-    allow_pickle: bool,
-) -> list[_Planned]:
-    wrong = [name for name in request if name not in TRAINING_INPUTS]
-    if wrong:
-        raise TrainingInputError(unknown_inputs_message(wrong, tuple(TRAINING_INPUTS)), input_name=wrong[0])
-    plan: list[_Planned] = []
-    certain, urls = _Paths(), set[tuple[str, str]]()
-    for input_name, folder in TRAINING_INPUTS.items():
-        for entry in parse_list(request.get(input_name)):
-            planned = _Planned(input_name, folder, understand(entry, settings, tokens, input_name=input_name))
-            _report_source(planned, report)
-            _check_certain(planned, certain, urls, allow_pickle)
-            plan.append(planned)
-    if not plan:
-        raise TrainingInputError(
-            f"No weights were given. Put URLs, one per line, into at least one of: {', '.join(TRAINING_INPUTS)}."
+class _Oven:
+    """One attempt at one tar: the layout is fixed, and so are the files' sizes."""
+
+    def __init__(
+        self,
+        found: Sequence[Found],
+        out: Path,
+        settings: Settings,
+        opener: HttpOpener,
+        listener: Listener,
+        options: TransferOptions,
+        stop: threading.Event | None,
+        *,
+        allow_pickle: bool,
+        resume: bool,
+    ) -> None:
+        self._sized = [item for item in found if item.remote.size is not None]
+        self._unsized = [item for item in found if item.remote.size is None]
+        self._out = out
+        self._settings = settings
+        self._opener = opener
+        self._listener = listener
+        self._allow_pickle = allow_pickle
+        self._resume = resume
+        self._options = options
+        self._stop = stop or threading.Event()
+        self._random = random.Random()  # noqa: S311 - jitter, not a secret
+
+    def bake(self) -> Manifest:
+        """Fetch, prove and lay down every file. Raises _OtherSizeError where the layout cannot hold any more."""
+        layout = plan_layout(
+            [Planned(item.path, item.remote.manifest_url, item.remote.size or 0) for item in self._sized],
+            [(item.wanted.folder, item.remote.manifest_url) for item in self._unsized],
         )
-    return plan
-
-
-def _report_source(planned: _Planned, report: Callable[[str], None]) -> None:
-    for notice in planned.source.notices:
-        report(notice)
-    token = ", with your token" if planned.source.secret_headers else ""
-    report(f"{planned.input_name}: {planned.source.display_url} ({planned.source.kind.value}{token})")
-
-
-def _check_certain(planned: _Planned, certain: _Paths, urls: set[tuple[str, str]], allow_pickle: bool) -> None:
-    """What can be refused before anything is fetched."""
-    key = (planned.folder, planned.source.url)
-    if key in urls:
-        raise TrainingInputError(
-            f"{planned.source.display_url} is given twice in {planned.input_name}; leave one out.",
-            input_name=planned.input_name,
-        )
-    urls.add(key)
-    if planned.source.name is not None:
-        path = f"{planned.folder}/{planned.source.name}"
-        check_extension(path, allow_pickle=allow_pickle)
-        certain.claim(path, planned)
-
-
-def _bake_one(
-    planned: _Planned,
-    archive: ArchiveWriter,
-    paths: _Paths,
-    settings: Settings,
-    report: Callable[[str], None],
-    allow_pickle: bool,
-) -> Weight:
-    with open_stream(planned.source, settings) as remote:
-        if not remote.name:
-            raise WeightsError(
-                f"{planned.source.display_url} has no file name, and its server gives none; use a link that ends in "
-                "the file's name.",
-                path=f"{planned.folder}/",
+        files = [(item.path, item.remote.size) for item in (*self._sized, *self._unsized)]
+        with ArchiveWriter(self._out, layout, keep_unfinished=self._resume) as archive:
+            known = archive.prepare(
+                [_journal_file(item, place) for item, place in zip(self._sized, layout.places, strict=True)],
+                self._options.piece_bytes,
             )
-        path = f"{planned.folder}/{remote.name}"
-        paths.claim(path, planned)
-        report(f"  {path}, {size_text(remote.size)}")
-        verifier = Verifier(path, allow_pickle=allow_pickle)
-        progress = Progress(f"  baked {path}", remote.size, report)
-        chunks = progress.watch(remote.chunks(path))
-        weight = archive.add(path, planned.source.display_url, remote.size, chunks, verifier)
-        progress.end(weight.sha256)
-    return weight
+            if pieces := sum(map(len, known.values())):
+                self._listener.say(f"Going on where an earlier bake stopped: {pieces} parts are on the disk already.")
+            self._listener.begin("baking", files)
+            try:
+                digests = self._fetch_sized(archive, layout.places, known)
+                for item in self._unsized:
+                    self._fetch_unsized(archive, item)
+                manifest = archive.finish(digests)
+            finally:
+                self._listener.end()
+        return manifest
+
+    def _fetch_sized(
+        self, archive: ArchiveWriter, places: Sequence[Place], known: Mapping[str, frozenset[int]]
+    ) -> list[Digest]:
+        """All files of known size, at once; those that fail in a way that may pass begin again, a few times."""
+        jobs = [
+            self._job(archive, number, item, place, on_disk=known.get(item.path, frozenset()))
+            for number, (item, place) in enumerate(zip(self._sized, places, strict=True))
+        ]
+        wrong: set[int] = set()
+        for again in range(self._options.policy.restarts + 1):
+            with room_errors(self._out.parent, self._out.name, "more bytes"):
+                transfer(
+                    [job for job in jobs if not job.finished],
+                    self._options,
+                    progress=lambda job, count: self._listener.advance(job.path, count),
+                    note=self._listener.say,
+                    stop=self._stop,
+                    fatal=self._is_fatal,
+                    proven=self._proven,
+                )
+            failed = [number for number, job in enumerate(jobs) if job.error is not None]
+            if not failed:
+                break
+            wish_s: float | None = None
+            for number in failed:
+                error = jobs[number].error or RuntimeError("a failed job without an error")
+                is_wrong = isinstance(error, WeightsError)
+                # Damage on the way is rare: a file that is wrong a second time is wrong at its source.
+                if again == self._options.policy.restarts or (is_wrong and number in wrong):
+                    raise _given_up(self._sized[number], error)
+                if is_wrong:
+                    wrong.add(number)
+                wish_s = max(wish_s or 0.0, getattr(error, "retry_after_s", None) or 0.0) or None
+                jobs[number] = self._again(archive, number, places[number], error)
+            self._stop.wait(self._options.policy.wait_s(again + 1, wish_s, self._random))
+        return [job.digest for job in jobs if job.digest is not None]
+
+    def _proven(self, job: FileJob) -> None:
+        if job.digest is not None:
+            self._listener.proven(job.path, job.digest.size, job.digest.sha256)
+
+    def _is_fatal(self, job: FileJob, error: Exception) -> bool:
+        """A wrong file of a known digest, or partly of an earlier bake, may be damaged; others are wrong for good."""
+        item = next(item for item in self._sized if item.path == job.path)
+        may_be_damaged = item.remote.sha256 is not None or bool(job.on_disk)
+        return not isinstance(error, PieceFault) and not (isinstance(error, WeightsError) and may_be_damaged)
+
+    def _job(
+        self, archive: ArchiveWriter, number: int, item: Found, place: Place, *, on_disk: frozenset[int] = frozenset()
+    ) -> FileJob:
+        remote = item.remote
+        size = place.planned.size
+        expected = Digest(size, remote.sha256) if remote.sha256 else None
+        return FileJob(
+            path=item.path,
+            size=size,
+            reader=self._reader(remote, size),
+            target=archive.target,
+            offset=place.offset,
+            verifier=Verifier(item.path, allow_pickle=self._allow_pickle, expected=expected),
+            on_disk=on_disk,
+            written=lambda piece: archive.record(number, piece.index),
+        )
+
+    def _reader(self, remote: RemoteFile, size: int) -> Reader:
+        first = remote.member.offset if remote.member else 0
+        if not remote.ranges:
+            return StreamReader(self._opener, remote.source, remote.url, size, first=first)
+        return RangeReader(
+            self._opener,
+            RemoteObject(remote.source, remote.url, None if remote.member else size, remote.validator),
+            first=first,
+        )
+
+    def _again(self, archive: ArchiveWriter, number: int, place: Place, error: Exception) -> FileJob:
+        """A new job for a file that has to begin again, from what its server says now."""
+        item = self._sized[number]
+        self._listener.say(f"{item.path} begins again: {_reason(error)}")
+        if isinstance(error, NoRangesError):
+            remote = replace(item.remote, ranges=False)
+        elif isinstance(error, ChangedSourceError):
+            waits_s = self._options.policy.question_waits_s
+            remote = resolve(item.wanted.source, self._settings, opener=self._opener, retry_waits_s=waits_s)
+        else:
+            remote = item.remote
+        if (remote.size, remote.name) != (item.remote.size, item.remote.name):
+            raise _OtherSizeError(item)
+        archive.forget(number)
+        self._sized[number] = replace(item, remote=remote)
+        return self._job(archive, number, self._sized[number], place)
+
+    def _fetch_unsized(self, archive: ArchiveWriter, item: Found) -> None:
+        """A file whose length nobody knows: one stream, begun again from its start when it breaks off."""
+        remote = item.remote
+        for again in range(self._options.policy.restarts + 1):
+            verifier = Verifier(item.path, allow_pickle=self._allow_pickle)
+            chunks = self._counted(item.path, stream_chunks(self._opener, remote.source, remote.url))
+            try:
+                weight = archive.append(item.path, remote.manifest_url, chunks, verifier)
+            except InterruptedPieceError as error:
+                if again == self._options.policy.restarts:
+                    raise _given_up(item, error) from error
+                self._listener.say(f"{item.path} begins again: {_reason(error)}")
+                self._stop.wait(self._options.policy.wait_s(again + 1, error.retry_after_s, self._random))
+                continue
+            if remote.sha256 and weight.sha256 != remote.sha256:
+                raise WeightsError(
+                    f"{item.path} is not the file that was promised: its SHA-256 is {weight.sha256}, expected "
+                    f"{remote.sha256}. Check the link.",
+                    path=item.path,
+                    expected=remote.sha256,
+                    seen=weight.sha256,
+                )
+            self._listener.proven(weight.path, weight.size, weight.sha256)
+            return
+
+    def _counted(self, path: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        count = 0
+        try:
+            for chunk in chunks:
+                if self._stop.is_set():
+                    raise TransferStoppedError("The transfer was stopped; run it again to go on.")
+                count += len(chunk)
+                self._listener.advance(path, len(chunk))
+                yield chunk
+        except InterruptedPieceError:
+            self._listener.advance(path, -count)
+            raise
+
+
+def _journal_file(item: Found, place: Place) -> JournalFile:
+    remote = item.remote
+    return JournalFile(
+        item.path, remote.manifest_url, place.planned.size, place.offset, remote.validator, remote.sha256
+    )
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case NoRangesError():
+            return "its server gives it only whole"
+        case ChangedSourceError(reason=reason) | InterruptedPieceError(reason=reason):
+            return reason
+        case _:
+            return str(error)
+
+
+def _given_up(item: Found, error: Exception) -> ComfyUIModelError:
+    if isinstance(error, ComfyUIModelError):
+        return error
+    shown = item.wanted.source.display_url
+    return DownloadError(
+        f"{item.path} could not be fetched from {shown}: {_reason(error)}, each time it was tried. Try again later, or "
+        "use another link.",
+        url=shown,
+    )

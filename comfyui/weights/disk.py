@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from comfyui.errors import WeightsError
+from comfyui.errors import StorageError
 
 MIB = 1024 * 1024
 
@@ -32,7 +32,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def require_room(folder: Path, needed: int, path: str) -> None:
-    """Raise WeightsError for `path` unless the disk of `folder` has `needed` bytes free."""
+    """Raise StorageError for `path` unless the disk of `folder` has `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise _full(path, f"{needed} bytes", free)
@@ -40,7 +40,7 @@ def require_room(folder: Path, needed: int, path: str) -> None:
 
 @contextmanager
 def room_errors(folder: Path, path: str, needed: str) -> Iterator[None]:
-    """Turn a full disk, or a file too large for it, into a WeightsError for `path`.
+    """Turn a full disk, or a file too large for it, into a StorageError for `path`.
 
     `needed` says how much was asked for, as in "12 bytes".
     """
@@ -48,7 +48,7 @@ def room_errors(folder: Path, path: str, needed: str) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno == errno.EFBIG:
-            raise WeightsError(
+            raise StorageError(
                 f"{path} cannot be written: its disk, or a limit of this process, allows no file of that size. "
                 "Use another disk.",
                 path=path,
@@ -60,8 +60,8 @@ def room_errors(folder: Path, path: str, needed: str) -> Iterator[None]:
         raise _full(path, needed, shutil.disk_usage(folder).free) from e
 
 
-def _full(path: str, needed: str, free: int) -> WeightsError:
-    return WeightsError(
+def _full(path: str, needed: str, free: int) -> StorageError:
+    return StorageError(
         f"There is no room on the disk for {path}: {needed} are needed, {free} bytes ({free // MIB} MiB) are free. "
         "Free some, or use a machine with a larger disk.",
         path=path,

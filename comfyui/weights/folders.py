@@ -43,9 +43,28 @@ TRAINING_INPUTS: Mapping[str, str] = MappingProxyType(
         "diffusion_models": "diffusion_models",
         "text_encoders": "text_encoders",
         "clip_vision": "clip_vision",
+        "style_models": "style_models",
+        "gligen": "gligen",
+        "hypernetworks": "hypernetworks",
+        "photomaker": "photomaker",
+        "classifiers": "classifiers",
+        "model_patches": "model_patches",
+        "audio_encoders": "audio_encoders",
+        "latent_upscale_models": "latent_upscale_models",
+        "vae_approx": "vae_approx",
+        "background_removal": "background_removal",
+        "frame_interpolation": "frame_interpolation",
+        "geometry_estimation": "geometry_estimation",
+        "optical_flow": "optical_flow",
+        "detection": "detection",
     }
 )
-"""Inputs of train() in the order they are baked, each with its folder; the names are fofr/any-comfyui-workflow's."""
+"""Inputs of train() in the order they are baked, each with its folder, one input for each folder.
+
+The names are fofr/any-comfyui-workflow's where it has one, and the folder's own otherwise. ComfyUI's "diffusers" (whole
+folders, not files) and "configs" (YAML, not weights) have none; "clip", "unet" and "t2i_adapter" are older names of
+folders that are there.
+"""
 
 _LOADERS: Mapping[str, str] = MappingProxyType(
     {

@@ -20,7 +20,7 @@ PICKLE_EXTENSIONS = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pt2")
 class StructureCheck(Protocol):
     """Fed with a whole file's bytes in order; raises WeightsError as soon as they cannot be that kind of file."""
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
 
     def finish(self) -> None:
@@ -77,10 +77,10 @@ class HeadCheck:
         self._head = b""
         self._judged = False
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
         if not self._judged:
-            self._head += chunk[:SNIFF_BYTES]
+            self._head += bytes(chunk[:SNIFF_BYTES])
             if len(self._head) >= SNIFF_BYTES:
                 self._judge()
 

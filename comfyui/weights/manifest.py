@@ -29,13 +29,18 @@ VERSION = 1
 
 _REQUIRED = ("path", "url", "size", "sha256")
 _ALLOWED = (*_REQUIRED, "offset")
+_CIVITAI_PATH = re.compile(r"/api/download/models/\d+$")
+_CIVITAI_PARAMETER = re.compile(r"fileId=\d+|(type|format|size|fp|quantType)=[\w.%+-]{0,60}", re.ASCII)
 # Room in a manifest for a number not known yet; 2^63 has 19 digits.
 _MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One file: `size` and `offset` in bytes, `sha256` in lower-case hex, `url` without query, fragment or user."""
+    """One file: `size` and `offset` in bytes, `sha256` in lower-case hex.
+
+    `url` has no user, fragment or query, but for the parameters of a Civitai download link that choose a file.
+    """
 
     path: str
     url: str | None
@@ -200,9 +205,14 @@ def _url_fault(url: str) -> str | None:
         return "its url has a space or an invisible character"
     if parts.scheme not in ("http", "https") or not has_port:
         return "its url is not an http or https URL"
-    if "@" in parts.netloc or "?" in url or "#" in url:
+    if "@" in parts.netloc or "#" in url or ("?" in url and not _names_a_file(parts.path, parts.query)):
         return "its url has a user name, a query or a fragment, which may hold secrets and must not be written down"
     return None
+
+
+def _names_a_file(path: str, query: str) -> bool:
+    # One version on Civitai has several files, which only these parameters tell apart.
+    return bool(_CIVITAI_PATH.search(path)) and all(_CIVITAI_PARAMETER.fullmatch(part) for part in query.split("&"))
 
 
 def _is_count(value: Any) -> bool:

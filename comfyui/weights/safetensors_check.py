@@ -47,7 +47,7 @@ class SafetensorsCheck:
         self._total: int | None = None
         self._seen = 0
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes of the file."""
         self._seen += len(chunk)
         if self._total is None:

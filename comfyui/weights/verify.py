@@ -31,7 +31,7 @@ class Verifier:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
         self._size += len(chunk)
         if self._expected is not None and self._size > self._expected.size:

@@ -85,7 +85,7 @@ def test_a_wrong_input_name_names_the_right_one(train_server: Served, name: str,
         ("/404/a.safetensors", "404"),
         ("/500/a.safetensors", "500"),
         ("/html/a.safetensors", "web page"),
-        ("/cut/a.safetensors", "4096"),
+        ("/cut/a.safetensors", "after 10 of 4096 bytes"),
     ],
 )
 def test_a_server_that_does_not_give_the_file_is_named(

@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from comfyui.weights.archive import ArchiveWriter
-from comfyui.weights.manifest import Manifest, room_for
+from comfyui.weights.layout import plan_layout
+from comfyui.weights.manifest import Manifest
 from comfyui.weights.verify import Verifier
 
 
@@ -37,10 +38,10 @@ def sha256(data: bytes) -> str:
 def write_tar(out: Path, files: Mapping[str, bytes], *, allow_pickle: bool = False) -> Manifest:
     """A tar as bake makes it, of files given by path."""
     urls = {path: "https://example.com/" + quote(path.rpartition("/")[2]) for path in files}
-    room = room_for((path.partition("/")[0], url) for path, url in urls.items())
-    with ArchiveWriter(out, manifest_room=room) as archive:
+    layout = plan_layout([], later=[(path.rpartition("/")[0], url) for path, url in urls.items()])
+    with ArchiveWriter(out, layout) as archive:
         for path, data in files.items():
-            archive.add(path, urls[path], len(data), [data], Verifier(path, allow_pickle=allow_pickle))
+            archive.append(path, urls[path], [data], Verifier(path, allow_pickle=allow_pickle))
         return archive.finish()
 
 

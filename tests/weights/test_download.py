@@ -12,8 +12,9 @@ import pytest
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
 from comfyui.url_policy import check_address
-from comfyui.weights import download
-from comfyui.weights.download import MAX_REDIRECTS, open_stream
+from comfyui.weights import http
+from comfyui.weights.download import open_stream
+from comfyui.weights.http import MAX_REDIRECTS
 from comfyui.weights.sources import NO_TOKENS, Source, Tokens, plain, understand
 from tests.weights.file_server import FileServer
 from tests.weights.samples import safetensors
@@ -225,7 +226,7 @@ def test_each_redirect_is_put_to_the_policy(
     url = server.put("/a", status=302, headers={"Location": "http://169.254.169.254/latest"})
     port = server.url.rpartition(":")[2]
     monkeypatch.setattr("comfyui.url_policy.check_address", _except_loopback)
-    monkeypatch.setattr(download, "check_address", _except_loopback)
+    monkeypatch.setattr(http, "check_address", _except_loopback)
     with pytest.raises(DownloadError, match=r"169\.254\.169\.254"):
         fetch(plain(url), make_settings(allow_private_urls=False))
     assert len(server.seen) == 1, port

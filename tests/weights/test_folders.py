@@ -34,6 +34,16 @@ def test_every_folder_of_comfyui_is_known() -> None:
 def test_every_training_input_has_a_model_folder() -> None:
     assert set(TRAINING_INPUTS.values()) <= MODEL_FOLDERS
     assert list(TRAINING_INPUTS)[:2] == ["checkpoints", "loras"]
+    assert len(set(TRAINING_INPUTS.values())) == len(TRAINING_INPUTS)
+
+
+def test_every_folder_of_comfyui_can_be_filled() -> None:
+    upstream = Path(os.environ.get("COMFYUI_DIR") or PROJECT_ROOT / "comfyui" / "upstream") / "folder_paths.py"
+    if not upstream.is_file():
+        pytest.skip("ComfyUI's source is not here")
+    theirs = set(re.findall(r'folder_names_and_paths\["(\w+)"\] = ', upstream.read_text()))
+    without_an_input = {"configs", "diffusers", "custom_nodes", "datasets"}
+    assert theirs - without_an_input <= set(TRAINING_INPUTS.values())
 
 
 @pytest.mark.parametrize("path", ["loras/a.safetensors", "loras/style/日本 x.safetensors", "vae/" + "v" * 255])

@@ -167,3 +167,27 @@ def test_a_file_in_a_file() -> None:
     inside = {**GOOD, "path": "loras/A.safetensors/b.safetensors"}
     with pytest.raises(ManifestError, match="lies in it"):
         Manifest.parse(json.dumps({"version": 1, "weights": [inside, GOOD]}))
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://civitai.com/api/download/models/12?fileId=34", True),
+        ("https://civitai.com/api/download/models/12?type=Training+Data&format=SafeTensor&size=full&fp=fp16", True),
+        ("http://mirror.example/x/api/download/models/12?type=Model", True),
+        ("https://civitai.com/api/download/models/12?token=abc", False),
+        ("https://civitai.com/api/download/models/12?fileId=34&token=abc", False),
+        ("https://civitai.com/api/download/models/12?fileId=abc", False),
+        ("https://civitai.com/api/download/models/12?type=" + "x" * 61, False),
+        ("https://civitai.com/api/download/models/12?", False),
+        ("https://civitai.com/api/download/models/12/x?type=Model", False),
+        ("https://example.com/a.safetensors?type=Model", False),
+    ],
+)
+def test_which_queries_may_be_written_down(url: str, good: bool) -> None:
+    manifest = Manifest((Weight("loras/a.safetensors", url, 1, "0" * 64),))
+    if good:
+        assert Manifest.parse(manifest.dump()) == manifest
+    else:
+        with pytest.raises(ManifestError, match="may hold secrets"):
+            manifest.dump()

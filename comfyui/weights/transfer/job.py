@@ -29,6 +29,10 @@ class Reader(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of what is open; called at the end of a sequential reader's only use."""
+        ...
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -81,6 +85,11 @@ class FileJob:
         """Whether this piece is still to be brought by somebody."""
         with self._changed:
             return not self.finished and piece.index not in self._claimed
+
+    def awaits(self, piece: Piece) -> bool:
+        """Whether the hash can go no further without this piece."""
+        with self._changed:
+            return piece.index == self._next
 
     def claim(self, piece: Piece) -> bool:
         """Whether the caller is the first to have this piece, and must write it and then call `stored`."""

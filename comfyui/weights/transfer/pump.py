@@ -10,12 +10,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
-from comfyui.weights.transfer.buffers import Buffer, BufferPool
+from comfyui.weights.http import READ_TIMEOUT_S
+from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import InterruptedPieceError, PieceFault
+from comfyui.weights.transfer.flights import Flight, Flights
 from comfyui.weights.transfer.job import FileJob, Piece
 from comfyui.weights.transfer.retry import RetryPolicy
 from comfyui.weights.transfer.target import TargetClosedError, place_in
@@ -24,10 +26,12 @@ PIECE_BYTES = 6 * 1024**2
 CONNECTIONS = 8
 SPARE_BUFFERS = 3
 """Pieces that have landed and wait for an earlier one, beside one in the hands of each worker."""
+RESERVE_BUFFERS = 2
+"""For pieces that hang while all that has landed waits for them."""
+HASHED_AT_ONCE = 2
+"""Files on their way at once: one core hashes slower than a good disk and network deliver."""
 WATCH_S = 0.1
-LEAVE_WORKERS_S = 2.0
-MEDIAN_FACTOR = 4.0
-"""A piece this many times as old as the median one is worth a second connection."""
+LEAVE_WORKERS_S = 0.5
 
 
 class TransferStoppedError(ComfyUIModelError):
@@ -36,12 +40,20 @@ class TransferStoppedError(ComfyUIModelError):
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """How a transfer is run: connections at once, bytes of a piece, patience. `fail_fast`: one failed job ends all."""
+    """How a transfer is run: connections at once, bytes of a piece (whole pages), patience.
+
+    `fail_fast`: one failed job ends all. `read_timeout_s` is the longest a server may be silent.
+    """
 
     connections: int = CONNECTIONS
     piece_bytes: int = PIECE_BYTES
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     fail_fast: bool = True
+    read_timeout_s: float = READ_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.piece_bytes < PAGE_BYTES or self.piece_bytes % PAGE_BYTES:
+            raise ValueError(f"connections must be at least 1, and piece_bytes whole pages of {PAGE_BYTES} bytes")
 
 
 def transfer(
@@ -51,16 +63,41 @@ def transfer(
     progress: Callable[[FileJob, int], None] = lambda _job, _bytes: None,
     note: Callable[[str], None] = lambda _line: None,
     stop: threading.Event | None = None,
+    fatal: Callable[[FileJob, Exception], bool] | None = None,
+    proven: Callable[[FileJob], None] = lambda _job: None,
 ) -> None:
     """Fetch all jobs; afterwards each has its `digest` or its `error`.
 
-    A PieceFault is always left to the owner of the job, who may begin it again; of the errors, `fail_fast` raises the
-    first and ends the others. `progress` gets bytes as they come (negative ones where work was in vain), `note` a line
-    for each trouble that was overcome; both from worker threads. Raises TransferStoppedError once `stop` is set, and
-    whatever ends the wait (Ctrl-C). Afterwards no worker writes any more.
+    `fatal` says which error of a job ends all others and is raised. Unless it is given, `fail_fast` makes every one
+    fatal but a PieceFault, which the owner of the job may answer by beginning it again. From worker threads, `progress`
+    gets bytes as they come (negative ones where work was in vain), `note` a line for each trouble that was overcome,
+    `proven` each job that got its digest. Raises TransferStoppedError once `stop` is set, and whatever ends the wait
+    (Ctrl-C). Afterwards no worker writes any more.
     """
-    pump = _Pump(jobs, options, progress, note, stop or threading.Event())
-    pump.run()
+
+    def by_default(_job: FileJob, error: Exception) -> bool:
+        return options.fail_fast and not isinstance(error, PieceFault)
+
+    _Pump(jobs, options, progress, note, stop or threading.Event(), fatal or by_default, proven).run()
+
+
+def in_turn(jobs: Sequence[FileJob], lanes: int) -> Iterator[tuple[FileJob, Piece]]:
+    """The pieces of all jobs in the order to fetch them in: from up to `lanes` files in turn, all hashed at once.
+
+    The lanes are about as long as each other, so that all end together.
+    """
+    queues: list[deque[tuple[FileJob, Piece]]] = [deque() for _ in range(lanes)]
+    length, taken = [0] * lanes, [0] * lanes
+    for job in sorted(jobs, key=lambda job: -job.size):
+        lane = length.index(min(length))
+        length[lane] += job.size
+        # A stream is one worker's from its first piece to its last.
+        queues[lane].extend((job, piece) for piece in (job.pieces[:1] if job.reader.sequential else job.pieces))
+    while waiting := [lane for lane in range(lanes) if queues[lane]]:
+        lane = min(waiting, key=lambda lane: taken[lane] / length[lane])
+        job, piece = queues[lane].popleft()
+        taken[lane] += job.size if job.reader.sequential else piece.length
+        yield job, piece
 
 
 class _Pump:
@@ -71,8 +108,13 @@ class _Pump:
         progress: Callable[[FileJob, int], None],
         note: Callable[[str], None],
         stop: threading.Event,
+        fatal: Callable[[FileJob, Exception], bool],
+        proven: Callable[[FileJob], None],
     ) -> None:
         self._jobs = jobs
+        self._proven = proven
+        self._told: set[int] = set()
+        self._fatal = fatal
         self._options = options
         self._policy = options.policy
         self._progress = progress
@@ -82,11 +124,11 @@ class _Pump:
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._queue: deque[tuple[FileJob, Piece]] = deque()
-        self._flying: dict[tuple[int, int], tuple[float, FileJob, Piece]] = {}
-        self._seconds: deque[float] = deque(maxlen=64)
+        self._counted: dict[int, int] = {}
+        self._flights = Flights(options.policy.slow_piece_s)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._wake = threading.Event()
-        self._pool = BufferPool(options.connections + SPARE_BUFFERS, options.piece_bytes)
+        self._pool = BufferPool(options.connections + SPARE_BUFFERS, options.piece_bytes, reserve=RESERVE_BUFFERS)
         for job in jobs:
             job.cut(options.piece_bytes)
             if not job.pieces:
@@ -94,23 +136,20 @@ class _Pump:
                     job.prove()
                 except WeightsError as error:
                     self._fail(job, error)
-            # A stream is one worker's from its first piece to its last.
-            wanted = job.pieces[:1] if job.reader.sequential else job.pieces
-            self._queue.extend((job, piece) for piece in wanted)
+                self._tell(job)
+        self._queue.extend(in_turn(jobs, HASHED_AT_ONCE))
 
     def run(self) -> None:
-        workers = [
-            threading.Thread(target=self._work, name=f"transfer-{number}", daemon=True)
-            for number in range(min(self._options.connections, len(self._queue)))
-        ]
-        for worker in workers:
-            worker.start()
+        workers: list[threading.Thread] = []
         try:
-            while not all(job.finished for job in self._jobs):
+            # One more than there are pieces: somebody must be free to help with the last one.
+            for number in range(min(self._options.connections, len(self._queue) + 1)):
+                workers.append(threading.Thread(target=self._work, name=f"transfer-{number}", daemon=True))
+                workers[-1].start()
+            # A failure first: the job that failed may have been the last one.
+            while self._failure is None and not all(job.finished for job in self._jobs):
                 if self._outer_stop.is_set():
                     raise TransferStoppedError("The transfer was stopped; run it again to go on.")
-                if self._failure is not None:
-                    raise self._failure
                 self._wake.wait(WATCH_S)
                 self._wake.clear()
         finally:
@@ -118,126 +157,159 @@ class _Pump:
             # Those still waiting for a server are left behind: a closed target refuses what they bring.
             end = time.monotonic() + LEAVE_WORKERS_S
             for worker in workers:
-                worker.join(max(0.0, end - time.monotonic()))
+                if worker.is_alive():
+                    worker.join(max(0.0, end - time.monotonic()))
             for job in self._jobs:
                 if not job.finished:
                     job.fail(TransferStoppedError("The transfer ended before this file was done."))
                 job.wait_until_still()
+        if self._failure is not None:
+            raise self._failure
 
     def _work(self) -> None:
-        while (buffer := self._pool.take(self._stop)) is not None:
-            loan = _Loan(self._pool, buffer)
-            taken = self._next()
-            if taken is None:
-                loan.end()
-                if all(job.finished for job in self._jobs) or self._stop.wait(WATCH_S):
-                    return
-                continue
-            job, piece = taken
-            try:
-                if job.reader.sequential:
-                    self._bring_stream(job, loan)
-                else:
-                    self._bring(job, piece, loan)
-            except TargetClosedError:
-                return
-            except Exception as error:  # noqa: BLE001 - a worker that died in silence would be waited for for ever
-                self._fail(job, error)
-            finally:
-                loan.end_unless_lent()
-                if job.finished:
-                    self._wake.set()
+        try:
+            while not self._stop.is_set() and not all(job.finished for job in self._jobs):
+                self._work_once()
+        except Exception as error:  # noqa: BLE001 - a worker that died in silence would be waited for for ever
+            self._end_with(error)
+        finally:
+            self._wake.set()
 
-    def _next(self) -> tuple[FileJob, Piece] | None:
-        """The next piece nobody has, or one that takes another worker suspiciously long."""
-        now = time.monotonic()
+    def _work_once(self) -> None:
+        """Bring one piece, or see that there is none to bring now."""
+        buffer, flight = self._pool.take(WATCH_S), None
+        if buffer is not None:
+            flight = self._next() or self._help_late()
+        elif (buffer := self._pool.take_reserve()) is not None:
+            # Everything that was fetched waits for pieces before it.
+            flight = self._help_late(awaited_only=True)
+        else:
+            return
+        loan = Loan(self._pool, buffer)
+        if flight is None:
+            loan.end()
+            if not buffer.in_reserve:
+                self._stop.wait(WATCH_S)
+            return
+        job, fetched = flight.job, False
+        try:
+            fetched = self._bring_stream(job, loan) if job.reader.sequential else self._bring(flight, loan)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the job's end
+            # Who comes after the end finds the target closed, which is nobody's news.
+            if not (isinstance(error, TargetClosedError) and self._stop.is_set()):
+                self._fail(job, error)
+        finally:
+            loan.end_unless_lent()
+            self._flights.end(flight, fetched=fetched)
+        if job.finished:
+            self._tell(job)
+            self._wake.set()
+
+    def _next(self) -> Flight | None:
+        """The next piece that nobody has."""
         with self._lock:
             while self._queue:
                 job, piece = self._queue.popleft()
                 if job.wants(piece):
-                    self._flying[(id(job), piece.index)] = (now, job, piece)
-                    return job, piece
-            typical = sorted(self._seconds)[len(self._seconds) // 2] if self._seconds else 0.0
-            limit = max(self._policy.slow_piece_s, MEDIAN_FACTOR * typical)
-            for key, (since, job, piece) in self._flying.items():
-                if now - since > limit and not job.reader.sequential and job.wants(piece):
-                    # Counted from now on, so that no third worker joins soon.
-                    self._flying[key] = (now, job, piece)
-                    self._note(f"{job.path}: a connection is slow; its part is fetched over another one too")
-                    return job, piece
+                    return self._flights.begin(job, piece)
         return None
 
-    def _bring(self, job: FileJob, piece: Piece, loan: _Loan) -> None:
-        """One piece from its source to the disk and the hash."""
+    def _help_late(self, *, awaited_only: bool = False) -> Flight | None:
+        flight = self._flights.help_late(awaited_only=awaited_only)
+        if flight is not None:
+            self._note(f"{flight.job.path}: a connection is slow; its part is fetched over another one too")
+        return flight
+
+    def _bring(self, flight: Flight, loan: Loan) -> bool:
+        """One piece from its source to the disk and the hash; whether it was fetched for that."""
+        job, piece = flight.job, flight.piece
         view = place_in(loan.buffer.view, job.offset + piece.start, piece.length)
-        start = time.monotonic()
         kept = piece.index in job.on_disk
         if kept:
             job.target.read_into(job.offset + piece.start, view)
-            self._progress(job, piece.length)
-        elif not self._fill(job, piece, view):
-            return
+            self._advance(job, piece.length)
+        elif not self._fill(flight, view):
+            return False
         if not job.claim(piece):
-            self._progress(job, -piece.length)
-            return
+            self._advance(job, -piece.length)
+            return False
         self._store(job, piece, view, kept=kept)
-        with self._lock:
-            self._seconds.append(time.monotonic() - start)
-            self._flying.pop((id(job), piece.index), None)
         job.land(piece, view, loan.lend())
+        return not kept
 
-    def _bring_stream(self, job: FileJob, loan: _Loan) -> None:
+    def _bring_stream(self, job: FileJob, loan: Loan) -> bool:
         """All pieces of a file that comes as one stream. A stream that breaks off is the job's end."""
-        for piece in job.pieces:
-            if piece.index:
-                buffer = self._pool.take(self._stop)
-                if buffer is None:
-                    return
-                loan.begin(buffer)
-            view = place_in(loan.buffer.view, job.offset + piece.start, piece.length)
-            count = 0
-            for total in job.reader.read(piece.start, view):
-                self._progress(job, total - count)
-                count = total
-                if self._stop.is_set():
-                    return
-            if count < piece.length:
-                raise InterruptedPieceError("it ended early")
-            if not job.claim(piece):
-                return
-            self._store(job, piece, view, kept=False)
-            job.land(piece, view, loan.lend())
+        position = 0
+        try:
+            for piece in job.pieces:
+                if piece.index and not self._refill(loan):
+                    return False
+                view = place_in(loan.buffer.view, job.offset + piece.start, piece.length)
+                count = 0
+                for total in job.reader.read(piece.start, view):
+                    self._advance(job, total - count)
+                    count = total
+                    position = piece.start + count
+                    if self._stop.is_set():
+                        return False
+                if count < piece.length:
+                    raise InterruptedPieceError("it ended early")
+                if not job.claim(piece):
+                    return False
+                self._store(job, piece, view, kept=False)
+                job.land(piece, view, loan.lend())
+        except InterruptedPieceError as fault:
+            reason = f"{fault.reason} after {position} of {job.size} bytes"
+            raise InterruptedPieceError(reason, retry_after_s=fault.retry_after_s) from fault
+        finally:
+            job.reader.close()
+        return False
 
-    def _fill(self, job: FileJob, piece: Piece, view: memoryview) -> bool:
+    def _refill(self, loan: Loan) -> bool:
+        """Another buffer for a stream's next piece; False once the transfer ends."""
+        while not self._stop.is_set():
+            if (buffer := self._pool.take(WATCH_S)) is not None:
+                loan.begin(buffer)
+                return True
+        return False
+
+    def _fill(self, flight: Flight, view: memoryview) -> bool:
         """Fetch a piece, going on where a connection broke off. False when nobody needs it any more."""
+        job, piece = flight.job, flight.piece
         filled = fruitless = 0
         while True:
             got = 0
             reason, wish_s = "the connection ended early", None
             try:
                 for total in job.reader.read(piece.start + filled, view[filled:]):
-                    self._progress(job, total - got)
+                    flight.move()
+                    self._advance(job, total - got)
                     got = total
-                    if self._stop.is_set() or not job.wants(piece):
-                        self._progress(job, -filled - got)
-                        return False
+                    if not self._needs(flight):
+                        break
             except InterruptedPieceError as fault:
                 reason, wish_s = fault.reason, fault.retry_after_s
             filled += got
             if filled == piece.length:
                 return True
             fruitless = 1 if got else fruitless + 1
-            if fruitless > self._policy.fruitless_tries:
+            if self._needs(flight) and fruitless > self._policy.fruitless_tries:
                 raise DownloadError(
                     f"{job.path} could not be fetched from {job.reader.shown}: {reason}, {fruitless} times in a row at "
                     f"byte {piece.start + filled} of {job.size}. Check the link and the network, and try again.",
                     url=job.reader.shown,
                 )
-            if fruitless in (1, self._policy.fruitless_tries):
+            if self._needs(flight) and fruitless in (1, self._policy.fruitless_tries):
                 self._note(f"{job.path}: {reason}; trying again from byte {piece.start + filled}")
-            if self._stop.wait(self._policy.wait_s(fruitless, wish_s, self._random)) or not job.wants(piece):
-                self._progress(job, -filled)
+            wait_s = self._policy.wait_s(fruitless, wish_s, self._random)
+            flight.rest(wait_s)
+            self._stop.wait(wait_s)
+            if not self._needs(flight):
+                self._advance(job, -filled)
                 return False
+
+    def _needs(self, flight: Flight) -> bool:
+        return not self._stop.is_set() and flight.job.wants(flight.piece)
 
     def _store(self, job: FileJob, piece: Piece, view: memoryview, *, kept: bool) -> None:
         try:
@@ -248,39 +320,32 @@ class _Pump:
         if not kept:
             job.written(piece)
 
+    def _tell(self, job: FileJob) -> None:
+        """Once for each job that is proven, whichever worker saw it first."""
+        with self._lock:
+            news = job.digest is not None and id(job) not in self._told
+            self._told.add(id(job))
+        if news:
+            self._proven(job)
+
+    def _advance(self, job: FileJob, count: int) -> None:
+        """Tell of bytes, unless the job has failed: then all of its bytes have been taken back."""
+        with self._lock:
+            if job.error is not None:
+                return
+            self._counted[id(job)] = self._counted.get(id(job), 0) + count
+        self._progress(job, count)
+
     def _fail(self, job: FileJob, error: Exception) -> None:
         job.fail(error)
-        # A fault ends one job, for its owner to begin again; an error has nothing to begin again for.
-        if self._options.fail_fast and not isinstance(error, PieceFault):
-            with self._lock:
-                self._failure = self._failure or error
-            self._stop.set()
+        with self._lock:
+            in_vain = self._counted.pop(id(job), 0) if job.error is error else 0
+        if in_vain:
+            self._progress(job, -in_vain)
+        if self._fatal(job, error):
+            self._end_with(error)
 
-
-class _Loan:
-    """A buffer in a worker's hands: given back once, by the worker or by whoever it was lent on to."""
-
-    def __init__(self, pool: BufferPool, buffer: Buffer) -> None:
-        self._pool = pool
-        self.begin(buffer)
-
-    def begin(self, buffer: Buffer) -> None:
-        """Hold another buffer; the one before was lent or given back."""
-        self.buffer = buffer
-        self._held = True
-
-    def lend(self) -> Callable[[], None]:
-        """Hand the buffer on; what is returned gives it back."""
-        self._held = False
-        buffer = self.buffer
-        return lambda: self._pool.give_back(buffer)
-
-    def end(self) -> None:
-        """Give the buffer back."""
-        self._held = False
-        self._pool.give_back(self.buffer)
-
-    def end_unless_lent(self) -> None:
-        """Give it back if it is still in the worker's hands."""
-        if self._held:
-            self.end()
+    def _end_with(self, error: Exception) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+        self._stop.set()

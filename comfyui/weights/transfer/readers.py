@@ -7,6 +7,7 @@ Rules of HTTP that are kept here: RFC 9110, 14 (Range, Content-Range, 206, 416),
 from __future__ import annotations
 
 import email.utils
+import http.client
 import os
 import re
 import threading
@@ -14,51 +15,39 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 import urllib3
 
 from comfyui.errors import DownloadError
+from comfyui.url_policy import origin
+from comfyui.weights.http import HttpOpener, OpenedResponse
 from comfyui.weights.refusals import refusal
 from comfyui.weights.sources import Source
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError
 
-PORTION_BYTES = 1024**2
+PORTION_BYTES = 128 * 1024
 """How much is read before anybody may ask to stop."""
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that are worth another try; 4xx other than these are final."""
 SIGNATURE_ENDED = frozenset({400, 401, 403, 404, 410})
 """Answers of a storage server to a signed link that was good a while ago: ask the source for a new one."""
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-
-
-class Opened(Protocol):
-    """An answer that has begun: its status and headers, the body still to be read, and the URL it came from."""
-
-    response: requests.Response
-    url: str
-
-
-class Opener(Protocol):
-    """Sends one GET, follows redirects by the policy for URLs from outside, and keeps tokens to their own host."""
-
-    def open(self, source: Source, url: str, headers: Mapping[str, str]) -> Opened:
-        """The answer, whatever its status. Raises DownloadError where policy or the network forbid it."""
-        ...
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 
 @dataclass(frozen=True)
 class RemoteObject:
     """What is known of a file on a server before its ranges are asked for.
 
-    `size` is its length in bytes; `validator` a strong ETag or a Last-Modified for If-Range, None if it has neither.
+    `size` is its length in bytes, None where only a part of it is known; `validator` a strong ETag or a Last-Modified
+    for If-Range, None if it has neither.
     """
 
     source: Source
     url: str
-    size: int
+    size: int | None
     validator: str | None
 
 
@@ -67,11 +56,12 @@ class RangeReader:
 
     sequential = False
 
-    def __init__(self, opener: Opener, remote: RemoteObject, *, first: int = 0) -> None:
+    def __init__(self, opener: HttpOpener, remote: RemoteObject, *, first: int = 0) -> None:
         self._opener = opener
         self._remote = remote
         self._first = first
         self._direct_url: str | None = None
+        self._version: tuple[str | None, ...] | None = None
         self._lock = threading.Lock()
         self.shown = remote.source.display_url
 
@@ -83,22 +73,37 @@ class RangeReader:
             self._check_range(response, begin, begin + len(out) - 1)
             yield from fill(response, out)
 
-    def _ask(self, begin: int, end: int) -> Opened:
+    def close(self) -> None:
+        """Nothing is open between two ranges."""
+
+    def _ask(self, begin: int, end: int) -> OpenedResponse:
         """The answer to a range; a redirect is followed once and remembered, until its link ends."""
         headers = {"Range": f"bytes={begin}-{end}"}
         if self._remote.validator:
             headers["If-Range"] = self._remote.validator
         with self._lock:
             direct_url = self._direct_url
-        opened = self._open(direct_url or self._remote.url, headers)
+        try:
+            opened = self._open(direct_url or self._remote.url, headers)
+        except InterruptedPieceError:
+            # Next time the source may send us to a server that is well.
+            self._remember(None)
+            raise
         if direct_url and opened.response.status_code in SIGNATURE_ENDED:
             opened.response.close()
             opened = self._open(self._remote.url, headers)
-        with self._lock:
-            self._direct_url = opened.url if opened.url != self._remote.url else None
+        self._remember(opened.url)
         return opened
 
-    def _open(self, url: str, headers: Mapping[str, str]) -> Opened:
+    def _remember(self, url: str | None) -> None:
+        source = self._remote.source
+        if url is not None and source.secret_headers and origin(url) == source.home:
+            # A way that leads back home is walked anew each time: the token would go along with a direct request.
+            url = None
+        with self._lock:
+            self._direct_url = url
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> OpenedResponse:
         return open_checked(self._opener, self._remote.source, url, headers)
 
     def _check_range(self, response: requests.Response, begin: int, end: int) -> None:
@@ -119,46 +124,66 @@ class RangeReader:
             raise InterruptedPieceError(
                 f"the server was asked for bytes {begin}-{end} and sent {text[:80] or 'others'}"
             )
-        if found[3] not in ("*", str(self._remote.size)):
+        if self._remote.size is not None and found[3] not in ("*", str(self._remote.size)):
             raise ChangedSourceError(f"its length at its source is {found[3]} bytes now, not {self._remote.size}")
         if validator and validator_of(response.headers) not in (None, validator):
             raise ChangedSourceError("it was replaced at its source")
+        if not validator:
+            self._check_version(response.headers, found[3])
         length = response.headers.get("Content-Length")
         if length is not None and length != str(end - begin + 1):
             raise InterruptedPieceError(f"the server was asked for {end - begin + 1} bytes and announces {length[:40]}")
 
+    def _check_version(self, headers: Mapping[str, str], total: str) -> None:
+        """Without a validator nothing can be asked of the server, but its answers can still be compared."""
+        seen = (headers.get("ETag"), headers.get("Last-Modified"), total)
+        with self._lock:
+            first = self._version = self._version or seen
+        if seen != first:
+            raise ChangedSourceError("it was replaced at its source")
+
 
 class StreamReader:
-    """One object as one stream, for servers that give no ranges. One thread, in order, once."""
+    """One object as one stream, for servers that give no ranges; `first` bytes of it are read past.
+
+    One thread, in order, once.
+    """
 
     sequential = True
 
-    def __init__(self, opener: Opener, source: Source, url: str, size: int) -> None:
+    def __init__(self, opener: HttpOpener, source: Source, url: str, size: int, *, first: int = 0) -> None:
         self._opener = opener
         self._source = source
         self._url = url
         self._size = size
+        self._first = first
         self._response: requests.Response | None = None
         self.shown = source.display_url
 
     def read(self, start: int, out: memoryview) -> Iterator[int]:
         """Fill `out` with the next bytes; `start` is where the last call ended. Raises as Reader says."""
         if start == 0:
-            opened = open_checked(self._opener, self._source, self._url, {})
-            self._response = opened.response
-            if opened.response.status_code != 200:
-                status = opened.response.status_code
-                self.close()
-                raise refusal(self._source, status, None)
+            self._response = open_whole(self._opener, self._source, self._url)
+            self._check_length(self._response)
+            skip(self._response, self._first)
         if self._response is None:
             raise InterruptedPieceError("the stream is closed")
+        yield from fill(self._response, out)
+        if start + len(out) == self._size and not self._first:
+            self._check_end(self._response)
+
+    def _check_length(self, response: requests.Response) -> None:
+        length = response.headers.get("Content-Length")
+        if length is not None and not self._first and length != str(self._size):
+            raise ChangedSourceError(f"its length at its source is {length[:40]} bytes now, not {self._size}")
+
+    def _check_end(self, response: requests.Response) -> None:
+        """A server that does not say how much it sends may send more."""
         try:
-            yield from fill(self._response, out)
+            next(fill(response, memoryview(bytearray(1))))
         except InterruptedPieceError:
-            self.close()
-            raise
-        if start + len(out) == self._size:
-            self.close()
+            return
+        raise ChangedSourceError(f"its source sends more than its {self._size} bytes now")
 
     def close(self) -> None:
         """End the stream; harmless when there is none."""
@@ -192,7 +217,7 @@ class FileReader:
         os.close(self._fd)
 
 
-def open_checked(opener: Opener, source: Source, url: str, headers: Mapping[str, str]) -> Opened:
+def open_checked(opener: HttpOpener, source: Source, url: str, headers: Mapping[str, str]) -> OpenedResponse:
     """Ask, and turn what may pass by itself (a busy server, a failing network) into InterruptedPieceError."""
     try:
         opened = opener.open(source, url, headers)
@@ -213,20 +238,57 @@ def open_checked(opener: Opener, source: Source, url: str, headers: Mapping[str,
     return opened
 
 
+def open_whole(opener: HttpOpener, source: Source, url: str) -> requests.Response:
+    """The answer to a request for all of it, a 200. Raises as `open_checked`, DownloadError for other answers."""
+    opened = open_checked(opener, source, url, {})
+    response = opened.response
+    if response.status_code != 200 or response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        response.close()
+        raise refusal(source, response.status_code, response.headers.get("Retry-After"))
+    return response
+
+
+def stream_chunks(opener: HttpOpener, source: Source, url: str) -> Iterator[bytes]:
+    """All of an object whose length nobody knows. Raises InterruptedPieceError where it breaks off."""
+    with open_whole(opener, source, url) as response:
+        raw: Any = response.raw
+        while True:
+            try:
+                portion = raw.read(PORTION_BYTES, decode_content=False)
+            except _NETWORK_ERRORS as error:
+                raise InterruptedPieceError(f"the connection broke ({type(error).__name__})") from error
+            if not portion:
+                return
+            yield portion
+
+
+def skip(response: requests.Response, count: int) -> None:
+    """Read past `count` bytes of the body."""
+    scrap = memoryview(bytearray(min(count, PORTION_BYTES)))
+    while count:
+        part = scrap[: min(count, len(scrap))]
+        for _ in fill(response, part):
+            continue
+        count -= len(part)
+
+
 def fill(response: requests.Response, out: memoryview) -> Iterator[int]:
     """Read the body into `out`, yielding the count so far. Raises InterruptedPieceError where it breaks off."""
     raw: Any = response.raw
+    # http.client's own: urllib3 cannot read into memory that is there already, and a new piece of memory for each
+    # portion costs time and, in the hands of many threads, tens of megabytes.
+    body: http.client.HTTPResponse = raw._fp
     done = 0
     while done < len(out):
         try:
-            # Not raw.stream(): it makes a copy of each portion more.
-            portion = raw.read(min(PORTION_BYTES, len(out) - done), decode_content=False)
+            count = body.readinto(out[done : done + PORTION_BYTES])
         except _NETWORK_ERRORS as error:
             raise InterruptedPieceError(f"the connection broke ({type(error).__name__})") from error
-        if not portion:
+        if not count:
             raise InterruptedPieceError("the connection ended early")
-        out[done : done + len(portion)] = portion
-        done += len(portion)
+        done += count
+        if body.isclosed():
+            raw.release_conn()
         yield done
 
 
@@ -242,9 +304,10 @@ def retry_after_s(text: str | None) -> float | None:
     """A Retry-After as seconds from now, None if there is none or it makes no sense."""
     if text is None:
         return None
-    if text.strip().isdigit():
+    text = text.strip()
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
         return float(text)
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -20,7 +20,9 @@ class RetryPolicy:
     fruitless_tries: int = 7
     restarts: int = 4
     slow_piece_s: float = 5.0
-    """Age from which a piece may be fetched a second time, beside the first, when a worker has nothing else to do."""
+    """Silence after which a piece is fetched a second time, beside the first, when a worker has nothing else to do."""
+    question_waits_s: tuple[float, ...] = (1.0, 4.0)
+    """Waits between questions to a server what it knows of a file, while it is busy."""
 
     def wait_s(self, attempt: int, wish_s: float | None, source: random.Random) -> float:
         """Seconds before the attempt after the `attempt`-th (from 1) fruitless one; a server's wish comes first."""

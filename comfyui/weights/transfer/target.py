@@ -43,6 +43,15 @@ class Target:
                     os.close(self._fd)
                     raise
 
+    def fileno(self) -> int:
+        """The file's descriptor, for locks."""
+        return self._fd
+
+    def truncate(self, size: int) -> None:
+        """Make the file `size` bytes long."""
+        with self._using():
+            os.ftruncate(self._fd, size)
+
     def allocate(self, size: int) -> None:
         """Make the file `size` bytes long, with room for all of it on the disk where the file system can promise it."""
         os.ftruncate(self._fd, size)
