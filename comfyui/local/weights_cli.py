@@ -25,6 +25,7 @@ from comfyui.local.weights_arguments import Options, parse_arguments, read_list
 from comfyui.local.weights_check import Report, check_folder, check_tar
 from comfyui.local.weights_project import Project
 from comfyui.settings import Settings
+from comfyui.weights.archive import unfinished
 from comfyui.weights.bake import bake
 from comfyui.weights.folders import workflow_use
 from comfyui.weights.image_weights import ensure_weights
@@ -244,11 +245,11 @@ def _interrupted(options: Options, console: Console) -> int:
 
 def _what_stays(options: Options) -> str:
     """Words for what an ended bake keeps, "" where nothing is kept."""
-    part = options.out.with_name(f".{options.out.name}.part")
+    part = unfinished(options.out)
     if options.command != "bake" or not part.is_file():
         return ""
     return (
-        f"\nWhat was fetched, but for the last seconds of it, stays in {part}: the same command goes on from there. To "
+        f"\nWhat was fetched stays in {part}: the same command goes on from there. To "
         f"give it up, delete that file and .{options.out.name}.journal beside it."
     )
 

@@ -25,6 +25,11 @@ from comfyui.weights.verify import Digest, Verifier
 __all__ = ["BLOCK", "RECORD", "ArchiveWriter", "member_header", "padded", "tar_length"]
 
 
+def unfinished(out: Path) -> Path:
+    """Where the tar `out` lies until it is finished."""
+    return out.with_name(f".{out.name}.part")
+
+
 class ArchiveWriter:
     """The tar `out`, being written by `layout`; use it as a context manager.
 
@@ -35,7 +40,7 @@ class ArchiveWriter:
     def __init__(self, out: Path, layout: Layout, *, keep_unfinished: bool = False) -> None:
         self.layout = layout
         self._out = out
-        self._part = out.with_name(f".{out.name}.part")
+        self._part = unfinished(out)
         self._journal_path = out.with_name(f".{out.name}.journal")
         self._keep = keep_unfinished
         self._finished = False

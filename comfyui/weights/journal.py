@@ -7,6 +7,7 @@ leave a line that says more than the disk holds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -99,7 +100,13 @@ class Journal:
                 os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the journal; what was added since the last sync is forgotten."""
+        """Make what was added count, and close the journal. On a disk that cannot even sync, that work is forgotten."""
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        if batch and self._fd is not None:
+            with contextlib.suppress(OSError):
+                self._sync()
+                self._append([entry for entry in batch if entry[0] not in self._forgotten])
         with self._lock:
             if self._fd is not None:
                 os.close(self._fd)

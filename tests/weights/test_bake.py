@@ -281,8 +281,11 @@ def test_damage_on_the_way_is_fetched_again_once(faulty: FaultServer, settings: 
     assert sum("begins again: loras/" in line and "is damaged" in line for line in report) == 2
     faulty.objects["/b.safetensors"].data_faults = dict.fromkeys(range(99), Fault.FLIP)
     out.unlink()
+    faulty.seen.clear()
     with pytest.raises(WeightsError, match=r"loras/b\.safetensors is damaged: its SHA-256 is"):
         run({"loras": digests}, out, settings)
+    # A file that is wrong twice is wrong for good.
+    assert len(faulty.data_requests("/b.safetensors")) == 2 * -(-len(B) // HASTY.piece_bytes)
     assert nothing_left(out)
 
 

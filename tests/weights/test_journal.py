@@ -151,6 +151,16 @@ def test_after_close_nothing_is_written(log: Log) -> None:
         assert other.read() == ""
 
 
+def test_what_follows_a_line_that_was_cut_counts(log: Log) -> None:
+    written(log, (0, 0), (0, 1))
+    log.path.write_bytes(log.path.read_bytes()[:-3])
+    again = log.open()
+    assert again.begin(usable=True)["loras/a.safetensors"] == frozenset({0})
+    again.add(0, 7)
+    again.close()
+    assert log.open().begin(usable=True)["loras/a.safetensors"] == frozenset({0, 7})
+
+
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 400), st.binary(max_size=20))
 def test_a_line_that_was_cut(tmp_path: Path, cut: int, more: bytes) -> None:

@@ -19,7 +19,7 @@ from comfyui.weights.transfer import pump
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError
 from comfyui.weights.transfer.job import FileJob, cut
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
+from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, in_turn, transfer
 from comfyui.weights.transfer.retry import RetryPolicy
 from comfyui.weights.transfer.target import Target
 from comfyui.weights.verify import Digest, Verifier
@@ -599,3 +599,19 @@ def test_what_waits_to_be_hashed_is_let_go_on_failure(target: Target) -> None:
     assert released == []
     one.fail(RuntimeError("no"))
     assert sorted(released) == [1, 2]
+
+
+def test_pieces_come_from_two_files_in_turn_and_all_lanes_end_together(target: Target) -> None:
+    pages = {"a": 10, "b": 100, "c": 90}
+    jobs = []
+    for name, count in pages.items():
+        path = f"loras/{name}.safetensors"
+        verifier = Verifier(path, allow_pickle=False)
+        jobs.append(FileJob(path, count * PAGE_BYTES, FakeReader(b""), target, 0, verifier))
+        jobs[-1].cut(PAGE_BYTES)
+    order = [(job.path[6], piece.index) for job, piece in in_turn(jobs, 2)]
+    for name, count in pages.items():
+        assert [index for other, index in order if other == name] == list(range(count))
+    assert len(order) == sum(pages.values())
+    assert {name for name, _ in order[:4]} == {"b", "c"}
+    assert {name for name, _ in order[-4:]} == {"b", "a"}
