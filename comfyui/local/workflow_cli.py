@@ -1,9 +1,11 @@
 """scripts/workflow: look at a workflow before any money is spent.
 
+    check FILE      every problem ComfyUI would have with it, and those it would not mention
     convert FILE    the API format of a workflow in UI format, on standard output and nothing else there
     describe FILE   its nodes, the models it needs, the inputs a person may want to change, what it saves
 
-With --object-info (a saved /object_info) no ComfyUI is needed; without it, a UI format makes ours start and answer.
+With --object-info (a saved /object_info) no ComfyUI is needed; without it, `check` and a UI format make ours start and
+answer.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from comfyui.engine.engine import Engine
-from comfyui.errors import ComfyUIModelError, RequestError, WorkflowError
+from comfyui.errors import ComfyUIModelError, NodeProblem, RequestError, WorkflowError
 from comfyui.local.paths import typed_path
 from comfyui.settings import Settings
+from comfyui.workflow.check import check
 from comfyui.workflow.convert import convert, is_ui_format
+from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Node, Workflow, parse_workflow
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -45,6 +49,7 @@ class Options:
     command: str
     file: Path
     object_info: Path | None
+    models: Path | None
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         object_info = None if options.object_info is None else read_object_info(options.object_info)
+        if options.command == "check" and object_info is None:
+            object_info = asyncio.run(ask_comfyui(Settings.from_environ()))
         loaded = load(options.file, object_info)
     except ComfyUIModelError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    if options.command == "check":
+        problems = find_problems(loaded.workflow, object_info or {}, options.models)
+        print("\n".join(problem.text for problem in problems) or "No problem found.")
+        return 1 if problems else 0
     if options.command == "convert":
         print(json.dumps(loaded.workflow.prompt(), indent=2, ensure_ascii=False))
     else:
@@ -76,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_arguments(arguments: Sequence[str] | None) -> Options:
     """Read the command line; argparse itself explains what is wrong with it and exits with 2."""
     parser = argparse.ArgumentParser(prog="scripts/workflow", description="Look at a workflow before it runs.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="convert|describe")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|convert|describe")
     for name, text in (
+        ("check", "print every problem of a workflow; the exit code is 0 if there is none"),
         ("convert", "print the API format of a workflow in UI format, as ComfyUI's own frontend would export it"),
         ("describe", "list nodes, models needed, inputs you may want to change, and what is saved"),
     ):
@@ -89,8 +101,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
             metavar="FILE",
             help="a saved answer of ComfyUI's /object_info, plain or .gz; without it ours is started and asked",
         )
+        if name == "check":
+            command.add_argument(
+                "--models", type=typed_path, metavar="FOLDER", help="a models folder whose weights count as there too"
+            )
     parsed = parser.parse_args(arguments)
-    return Options(parsed.command, parsed.file, parsed.object_info)
+    return Options(parsed.command, parsed.file, parsed.object_info, getattr(parsed, "models", None))
 
 
 def read_object_info(path: Path) -> Mapping[str, Any]:
@@ -122,6 +138,18 @@ def load(path: Path, object_info: Mapping[str, Any] | None) -> Loaded:
     if not prompt:
         raise WorkflowError(f"{path} has nothing to run: every node of it is a note, muted or bypassed.")
     return Loaded(parse_workflow(json.dumps(prompt)), dict(_origins(value)))
+
+
+def find_problems(workflow: Workflow, object_info: Mapping[str, Any], models: Path | None) -> list[NodeProblem]:
+    """All problems, but for weights that the server of `object_info` has not, and the folder `models` has."""
+    return [found for found in check(workflow, NodeClasses(object_info)) if not _lies_in(found, workflow, models)]
+
+
+def _lies_in(found: NodeProblem, workflow: Workflow, models: Path | None) -> bool:
+    if models is None or not models.is_dir() or found.kind != "value_not_in_list" or found.input_name is None:
+        return False
+    value = workflow.nodes[found.node_id].inputs.get(found.input_name)
+    return isinstance(value, str) and any(folder.is_dir() and (folder / value).is_file() for folder in models.iterdir())
 
 
 async def ask_comfyui(settings: Settings) -> Mapping[str, Any]:

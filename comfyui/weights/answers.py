@@ -6,6 +6,7 @@ Rules: RFC 9110 (8.8 validators, 14.4 Content-Range), RFC 6266 and 8187 (Content
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.message import Message
 from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from typing import Any
@@ -70,12 +71,12 @@ def disposition_name(header: str) -> str:
     return collapse_rfc2231_value(names[0]) if names else ""
 
 
-def validator(response: requests.Response) -> str | None:
-    """What If-Range may hold: a strong ETag, or the Last-Modified date where there is no ETag at all, else None."""
-    etag = response.headers.get("ETag")
+def validator_of(headers: Mapping[str, str]) -> str | None:
+    """What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, the Last-Modified date if there is none, else None."""
+    etag = headers.get("ETag")
     if etag is not None:
         return etag if re.fullmatch(r'"[!#-~]*"', etag) else None
-    date = response.headers.get("Last-Modified", "")
+    date = headers.get("Last-Modified", "")
     try:
         parsedate_to_datetime(date)
     except ValueError:

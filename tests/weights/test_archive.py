@@ -19,6 +19,7 @@ from comfyui.weights.archive import ArchiveWriter
 from comfyui.weights.journal import JournalFile
 from comfyui.weights.layout import Planned, plan_layout
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
+from comfyui.weights.transfer.faults import InterruptedPieceError
 from comfyui.weights.verify import Digest, Verifier
 from tests.weights.samples import files_below, safetensors, sha256, write_tar
 
@@ -171,9 +172,16 @@ def test_a_wrong_file_is_refused_and_may_come_again(tmp_path: Path) -> None:
             archive.append(path, URL, [body[:-1]], verifier(path))
         with pytest.raises(WeightsError, match="after its last tensor"):
             archive.append(path, URL, [body, b"\xff" * 20_000], verifier(path))
+
+        def breaks_off() -> Iterator[bytes]:
+            yield b"GGUF" + b"\xff" * 300_000
+            raise InterruptedPieceError("cut")
+
+        with pytest.raises(InterruptedPieceError):
+            archive.append("vae/a.gguf", URL, breaks_off(), verifier("vae/a.gguf"))
         archive.append(path, URL, [body], verifier(path))
         archive.finish()
-    # Nothing of the longer attempt is left behind the end.
+    # Nothing of the longer attempts is left behind the end.
     data = (tmp_path / "w.tar").read_bytes()
     assert data.endswith(bytes(1024))
     assert data.count(b"\xff" * 100) == 0

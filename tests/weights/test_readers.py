@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from comfyui.errors import DownloadError
 from comfyui.settings import Settings
+from comfyui.weights.answers import validator_of
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, Source, understand
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
@@ -30,7 +31,6 @@ from comfyui.weights.transfer.readers import (
     StreamReader,
     retry_after_s,
     stream_chunks,
-    validator_of,
 )
 from tests.weights.fault_server import Fault, FaultServer
 from tests.weights.file_server import FileServer
@@ -372,9 +372,11 @@ def test_a_file(tmp_path: Path, first: int) -> None:
 
 
 def test_validators() -> None:
-    assert validator_of({"ETag": '"a"', "Last-Modified": "x"}) == '"a"'
-    assert validator_of({"ETag": 'W/"a"', "Last-Modified": "x"}) is None
-    assert validator_of({"Last-Modified": "x"}) == "x"
+    date = "Fri, 20 Nov 2026 08:00:00 GMT"
+    assert validator_of({"ETag": '"a"', "Last-Modified": date}) == '"a"'
+    assert validator_of({"ETag": 'W/"a"', "Last-Modified": date}) is None
+    assert validator_of({"Last-Modified": date}) == date
+    assert validator_of({"Last-Modified": "some day"}) is None
     assert validator_of({}) is None
 
 

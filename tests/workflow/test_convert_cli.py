@@ -177,3 +177,37 @@ def test_without_object_info_our_own_comfyui_is_asked(tmp_path: Path) -> None:
     assert {key: entry["inputs"] for key, entry in made.items()} == {
         key: entry["inputs"] for key, entry in EMPTY_IMAGE.items()
     }
+
+
+def test_check_prints_every_problem_and_says_so_in_its_exit_code(here: Path) -> None:
+    prompt = {
+        "1": {"class_type": "Loader", "inputs": {"ckpt_name": "b.ckpt"}},
+        "2": {"class_type": "Nope", "inputs": {}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "x"}},
+    }
+    (here / "bad.json").write_text(json.dumps(prompt), "utf-8")
+    done = script("check", "bad.json", "--object-info", "info.json", cwd=here)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0].split(" is of")[0] for line in lines] == ["Node 2 (Nope)", "Node 3 (SaveImage)"]
+    assert "linked to node 9, which is not in the workflow" in lines[1]
+
+
+def test_check_takes_the_ui_format_and_weights_of_a_models_folder(here: Path) -> None:
+    prompt = {
+        "1": {"class_type": "Loader", "inputs": {"ckpt_name": "sub/b.ckpt"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    info = {
+        "Loader": {"input": {"required": {"ckpt_name": [["a.ckpt"]]}}, "output": ["IMAGE"]},
+        "SaveImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
+    }
+    (here / "own.json").write_text(json.dumps(prompt), "utf-8")
+    (here / "own-info.json").write_text(json.dumps(info), "utf-8")
+    missing = script("check", "own.json", "--object-info", "own-info.json", cwd=here)
+    assert (missing.returncode, "ckpt_name is 'sub/b.ckpt', which is not there" in missing.stdout) == (1, True)
+    (here / "models" / "checkpoints" / "sub").mkdir(parents=True)
+    (here / "models" / "checkpoints" / "sub" / "b.ckpt").touch()
+    there = script("check", "own.json", "--object-info", "own-info.json", "--models", "models", cwd=here)
+    assert (there.returncode, there.stdout) == (0, "No problem found.\n")
+    assert script("check", "ui.json", "--object-info", "info.json", cwd=here).returncode in (0, 1)

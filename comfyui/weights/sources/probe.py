@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comfyui.url_policy import display_url
-from comfyui.weights.answers import check_answer, declared_size, file_name, total_of_range, validator
+from comfyui.weights.answers import check_answer, declared_size, file_name, total_of_range, validator_of
 from comfyui.weights.http import REQUEST_FAILURES, HttpOpener, OpenedResponse
 from comfyui.weights.sources.model import RemoteFile, Source
 
@@ -33,7 +33,7 @@ def probe(source: Source, url: str, opener: HttpOpener) -> Probe:
             check_answer(response, source, status=206)
             total = total_of_range(response, 0, 0)
             if total is not None and _is_one_byte(opened):
-                return Probe(file_name(response, source), total, validator(response), True)
+                return Probe(file_name(response, source), total, validator_of(response.headers), True)
         elif response.status_code != 416:
             return _whole(opened, source)
         elif response.headers.get("Content-Range", "").replace(" ", "") == "bytes*/0":
@@ -61,7 +61,7 @@ def resolve_plain(source: Source, opener: HttpOpener) -> RemoteFile:
 def _whole(opened: OpenedResponse, source: Source) -> Probe:
     check_answer(opened.response, source)
     size = declared_size(opened.response, source)
-    return Probe(file_name(opened.response, source), size, validator(opened.response), False)
+    return Probe(file_name(opened.response, source), size, validator_of(opened.response.headers), False)
 
 
 def _is_one_byte(opened: OpenedResponse) -> bool:

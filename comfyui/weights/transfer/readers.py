@@ -22,6 +22,7 @@ import urllib3
 
 from comfyui.errors import DownloadError
 from comfyui.url_policy import origin
+from comfyui.weights.answers import validator_of
 from comfyui.weights.http import HttpOpener, OpenedResponse
 from comfyui.weights.refusals import refusal
 from comfyui.weights.sources import Source
@@ -290,14 +291,6 @@ def fill(response: requests.Response, out: memoryview) -> Iterator[int]:
         if body.isclosed():
             raw.release_conn()
         yield done
-
-
-def validator_of(headers: Mapping[str, str]) -> str | None:
-    """What If-Range may hold: a strong ETag, else a Last-Modified (RFC 9110, 13.1.5), else None."""
-    etag = headers.get("ETag", "")
-    if etag.startswith('"'):
-        return etag
-    return headers.get("Last-Modified") if not etag else None
 
 
 def retry_after_s(text: str | None) -> float | None:
