@@ -615,3 +615,19 @@ def test_pieces_come_from_two_files_in_turn_and_all_lanes_end_together(target: T
     assert len(order) == sum(pages.values())
     assert {name for name, _ in order[:4]} == {"b", "c"}
     assert {name for name, _ in order[-4:]} == {"b", "a"}
+
+
+def test_one_connection_takes_the_jobs_in_their_order(target: Target) -> None:
+    """Files of a tar that comes as one stream can be had in no other."""
+    began: list[int] = []
+    bodies = [safetensors(number, size) for number, size in enumerate((1000, 90_000, 20_000, 4))]
+
+    def behaviour(number: int) -> Behaviour:
+        return lambda start, _length: began.append(number) if start == 0 else None
+
+    jobs = [
+        job(FakeReader(body, behaviour(number), sequential=True), target, offset=number * 100_000)
+        for number, body in enumerate(bodies)
+    ]
+    transfer(jobs, TransferOptions(1, PIECE, POLICY))
+    assert began == [0, 1, 2, 3]

@@ -84,11 +84,12 @@ def transfer(
 def in_turn(jobs: Sequence[FileJob], lanes: int) -> Iterator[tuple[FileJob, Piece]]:
     """The pieces of all jobs in the order to fetch them in: from up to `lanes` files in turn, all hashed at once.
 
-    The lanes are about as long as each other, so that all end together.
+    The lanes are about as long as each other, so that all end together. A single one keeps the jobs' order, which those
+    that read one stream rely on.
     """
     queues: list[deque[tuple[FileJob, Piece]]] = [deque() for _ in range(lanes)]
     length, taken = [0] * lanes, [0] * lanes
-    for job in sorted(jobs, key=lambda job: -job.size):
+    for job in jobs if lanes == 1 else sorted(jobs, key=lambda job: -job.size):
         lane = length.index(min(length))
         length[lane] += job.size
         # A stream is one worker's from its first piece to its last.
@@ -137,7 +138,7 @@ class _Pump:
                 except WeightsError as error:
                     self._fail(job, error)
                 self._tell(job)
-        self._queue.extend(in_turn(jobs, HASHED_AT_ONCE))
+        self._queue.extend(in_turn(jobs, min(HASHED_AT_ONCE, options.connections)))
 
     def run(self) -> None:
         workers: list[threading.Thread] = []
