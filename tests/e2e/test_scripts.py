@@ -53,6 +53,7 @@ def first_picture(environ: dict[str, str], tmp_path_factory: pytest.TempPathFact
     done = script("quickstart", "--seed", "1", "--out", "pictures", cwd=here, environ=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[5/5] Run the workflow with seed 1" in done.stdout
+    assert done.stderr == ""
     (picture,) = (here / "pictures").iterdir()
     assert str(picture) in done.stdout
     return picture

@@ -80,3 +80,45 @@ def test_the_server_is_gone_after_the_block(tmp_path: Path) -> None:
     with pytest.raises(requests.ConnectionError):
         get(urls["a"])
     assert not [thread for thread in threading.enumerate() if thread.name == "file-server"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body"),
+    [
+        ("bytes=0-0", 206, b"0"),
+        ("bytes=3-5", 206, b"345"),
+        ("bytes=8-", 206, b"89"),
+        ("bytes=8-99", 206, b"89"),
+        ("bytes=10-12", 416, b""),
+        ("bytes=-2", 200, b"0123456789"),
+        ("lines=1-2", 200, b"0123456789"),
+    ],
+)
+def test_ranges(tmp_path: Path, asked: str, status: int, body: bytes) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with serve_files({"a": tmp_path / "a"}) as urls:
+        answer = requests.get(urls["a"], headers={"Range": asked}, timeout=10)
+        answer.close()
+    assert (answer.status_code, answer.content) == (status, body)
+    if status == 206:
+        first = int(asked[6:].split("-")[0])
+        assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(body) - 1}/10"
+
+
+def test_a_range_of_a_file_that_has_changed_is_the_whole_new_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with serve_files({"a": tmp_path / "a"}) as urls:
+        etag = get(urls["a"]).headers["ETag"]
+        (tmp_path / "a").write_bytes(b"other")
+        answer = requests.get(urls["a"], headers={"Range": "bytes=0-1", "If-Range": etag}, timeout=10)
+        answer.close()
+    assert (answer.status_code, answer.content) == (200, b"other")
+
+
+def test_a_client_that_goes_away_makes_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").write_bytes(bytes(64 * 1024**2))
+    with serve_files({"a": tmp_path / "a"}) as urls:
+        with requests.get(urls["a"], stream=True, timeout=10) as answer:
+            next(answer.iter_content(1024))
+        assert len(get(urls["a"]).content) == 64 * 1024**2
+    assert capfd.readouterr().err == ""
