@@ -59,7 +59,7 @@ print(json.dumps({name: str(value) for name, value in vars(args).items()}))
 def test_comfyui_understands_the_arguments(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     settings = make_settings(engine_args=("--lowvram",))
     if not (settings.upstream_dir / "comfy" / "cli_args.py").is_file():
-        pytest.skip("needs ComfyUI's source: scripts/fetch-comfyui")
+        pytest.fail("ComfyUI is not here: run scripts/fetch-comfyui")
     settings.models_dir.mkdir()
     arguments = main_arguments(settings, EngineFolders.under(tmp_path / "a b"), 8123, cpu=False)
     answer = subprocess.run(
