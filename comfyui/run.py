@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,11 @@ async def run_workflow(
         placed = place_outputs(workflow, f"{run_folder}/{attempt}")
         times = RunTimes()
         found = await _run_once(engine, placed, deadline, limits.stall_s, times, input_names, say)
-        files = _wanted(found, workflow, places)
+        files = [file for file in found if file.place in places]
+        # Previews that nobody asked for would fill the disk of a warm machine.
+        _remove(file for file in found if file.place not in places)
+        if not files:
+            raise _nothing_made(found, workflow)
         written = [file.path for file in files if isinstance(file, OutputFile)]
         missing = ", ".join(path.name for path in written if not path.is_file())
         if not missing:
@@ -115,15 +119,18 @@ async def _run_once(
     return reported_files(entry.outputs, workflow, engine.folders)
 
 
-def _wanted(files: Sequence[Output], workflow: Workflow, places: Sequence[str]) -> list[Output]:
-    """The files to give back; no file at all is an error that says why."""
-    wanted = [file for file in files if file.place in places]
-    if wanted:
-        return wanted
+def _remove(files: Iterable[Output]) -> None:
+    for file in files:
+        if isinstance(file, OutputFile):
+            file.path.unlink(missing_ok=True)
+
+
+def _nothing_made(files: Sequence[Output], workflow: Workflow) -> WorkflowError:
+    """The error for a run without a file to give back: it says why there is none."""
     if files:
         nodes = ", ".join(sorted({f"{file.node_id} {workflow.title(file.node_id)!r}" for file in files}))
-        raise WorkflowError(
+        return WorkflowError(
             f"The workflow ran, but made only temporary files (node {nodes}). Set return_temp_files to get them, or "
             "add a node that saves, such as SaveImage."
         )
-    raise WorkflowError("The workflow ran, but no node reported a file. Add a node that saves, such as SaveImage.")
+    return WorkflowError("The workflow ran, but no node reported a file. Add a node that saves, such as SaveImage.")

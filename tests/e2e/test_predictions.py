@@ -286,7 +286,9 @@ def test_a_killed_engine_is_back_for_the_next_prediction(predictor: Served) -> N
 
 
 def test_nothing_of_a_run_is_left_in_comfyuis_folders(predictor: Served) -> None:
-    picture(predictor, EMPTY_IMAGE)
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    picture(predictor, {**EMPTY_IMAGE, "3": preview})
+    predictor.error_of(workflow_json=json.dumps({"1": EMPTY_IMAGE["1"], "2": preview}))
     data = Path(psutil.Process(predictor.server.pid).environ()["DATA_DIR"])
     (run_dir,) = (data / "runs").iterdir()
     assert list((run_dir / "output").iterdir()) == []
