@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
+from comfyui.weights.http import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, RemoteFile, TarMember, understand
 from comfyui.weights.sources import replicate as replicate_module
-from comfyui.weights.sources.replicate import choose_member, list_members, member_name, open_tar_member
+from comfyui.weights.sources.replicate import choose_member, list_members, member_name
 from comfyui.weights.sources.resolve import resolve
+from comfyui.weights.transfer.faults import InterruptedPieceError
+from comfyui.weights.transfer.readers import StreamReader
 from tests.weights.file_server import FileServer
 from tests.weights.samples import safetensors
 from tests.weights.storage_standin import Answer, StorageStandin
@@ -78,8 +82,12 @@ def test_a_server_without_ranges(server: FileServer, settings: Settings) -> None
     remote = ask(server.put("/abc/trained_model.tar", TRAINED), settings)
     assert (remote.size, remote.ranges) == (len(LORA), False)
     assert remote.member is not None
-    chunks = [TRAINED[i : i + 1000] for i in range(0, len(TRAINED), 1000)]
-    assert b"".join(open_tar_member(chunks, remote.member, path="loras/a", shown="x")) == LORA
+    out = bytearray(len(LORA))
+    with HttpOpener(settings) as opener:
+        first = remote.member.offset
+        with closing(StreamReader(opener, remote.source, remote.url, len(LORA), first=first)) as reader:
+            assert list(reader.read(0, memoryview(out)))[-1] == len(LORA)
+    assert out == LORA
 
 
 def test_only_for_loras_and_replicate(settings: Settings) -> None:
@@ -90,19 +98,14 @@ def test_only_for_loras_and_replicate(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 512, 700_000])
-def test_a_member_that_is_cut(cut: int) -> None:
+def test_a_member_that_is_cut(server: FileServer, settings: Settings, cut: int) -> None:
     member = next(m for m in list_members(read_at(TRAINED), "x") if m.size == len(LORA))
-    with pytest.raises(WeightsError, match=f"expected {len(LORA)} bytes, seen {len(LORA) - cut}") as caught:
-        list(open_tar_member([TRAINED[: member.offset + member.size - cut]], member, path="loras/a", shown="x"))
-    assert caught.value.path == "loras/a"
-
-
-def test_the_rest_of_the_tar_is_not_read() -> None:
-    def chunks() -> Iterator[bytes]:
-        yield b"..abc"
-        raise AssertionError
-
-    assert list(open_tar_member(chunks(), TarMember("a", 2, 2), path="p", shown="x")) == [b"ab"]
+    url = server.put("/abc/trained_model.tar", TRAINED[: member.offset + member.size - cut])
+    source = understand(url, settings, NO_TOKENS, input_name="loras")
+    with HttpOpener(settings) as opener:
+        reader = StreamReader(opener, source, url, len(LORA), first=member.offset)
+        with closing(reader), pytest.raises(InterruptedPieceError, match="ended early"):
+            list(reader.read(0, memoryview(bytearray(len(LORA)))))
 
 
 @pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])

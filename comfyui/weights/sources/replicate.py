@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
@@ -46,26 +46,6 @@ def resolve_tar_member(source: Source, tar: RemoteFile, opener: HttpOpener) -> R
     name = source.name or member_name(member, source.url)
     notice = f"{source.display_url}: taking {member.name!r:.200} from the tar, as {name}."
     return replace(tar, name=name, size=member.size, member=member, notices=(*tar.notices, notice))
-
-
-def open_tar_member(chunks: Iterable[bytes], member: TarMember, *, path: str, shown: str) -> Iterator[bytes]:
-    """The bytes of `member` out of the tar's; `path` and `shown` name file and tar in a WeightsError for a cut one."""
-    position, left = 0, member.size
-    for chunk in chunks:
-        piece = chunk[max(member.offset - position, 0) :][:left]
-        position += len(chunk)
-        left -= len(piece)
-        if piece:
-            yield piece
-        if not left:
-            return
-    seen = member.size - left
-    raise WeightsError(
-        f"{path} came only in part from {shown}: expected {member.size} bytes, seen {seen}. Try again.",
-        path=path,
-        expected=f"{member.size} bytes",
-        seen=f"{seen} bytes",
-    )
 
 
 def list_members(read_at: ReadAt, shown: str) -> list[TarMember]:
