@@ -30,6 +30,10 @@ class Predictor(BaseRunner):
         location = str(weights) if weights else None
         await start_beside(self.engine, lambda stop: prepare_weights(location, self.settings, PlainLines(say), stop))
 
+    async def healthcheck(self) -> bool:
+        """Whether ComfyUI is fit for a prediction; one that has died or hangs is being started again."""
+        return await self.engine.healthy()
+
     @explain_unknown_inputs
     async def run(
         self,
@@ -55,6 +59,10 @@ class Predictor(BaseRunner):
             ge=0,
             le=100,
             default=95,
+        ),
+        embed_workflow: bool = Input(
+            description="Keep the workflow inside still images, as ComfyUI does, so that they can be dropped into it again. Turn it off to give pictures to others without it.",
+            default=True,
         ),
         randomise_seeds: bool = Input(
             description="Put a new random number into every seed of the workflow; the log says which. Turn it off to make the same picture again.",
@@ -83,6 +91,7 @@ class Predictor(BaseRunner):
             return_temp_files=return_temp_files,
             output_format=output_format,
             output_quality=output_quality,
+            embed_workflow=embed_workflow,
             randomise_seeds=randomise_seeds,
             force_reset_cache=force_reset_cache,
             timeout=timeout,

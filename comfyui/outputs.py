@@ -13,19 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from comfyui.engine.server import EngineFolders
 from comfyui.errors import EngineError
+from comfyui.images import STILL_SUFFIXES, ImageOptions, deliver_image
+from comfyui.metadata import IN_PLACE_SUFFIXES, hide_folder
 from comfyui.workflow.parse import Workflow
 
-STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-PILLOW_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
-EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_DEPTH_AT = 24
-"""Where a PNG file says how many bits a channel has (PNG specification, 5.2 and 11.2.2)."""
-WHITE = (255, 255, 255)
+MAX_CLEANED_BYTES = 512 * 1024**2
+"""A larger file than this keeps our folder in the filename_prefix inside it: it would have to be held in memory."""
 TEXT_SUFFIXES = {".txt", ".csv", ".md", ".json"}
 """What SaveText writes (comfy_extras/nodes_text.py)."""
 MODEL_SUFFIXES = (".glb", ".gltf", ".obj", ".fbx", ".stl", ".usdz", ".ply", ".splat", ".spz", ".ksplat")
@@ -73,12 +68,11 @@ def reported_files(
     ]
 
 
-def deliver(outputs: Sequence[Output], out_dir: Path, output_format: str, output_quality: int) -> list[Path]:
+def deliver(outputs: Sequence[Output], out_dir: Path, options: ImageOptions) -> list[Path]:
     """Put each file into `out_dir` and return the paths, in the same order.
 
-    Names sort in that order and never collide: `000-<node id>-<name by ComfyUI>.<suffix>`. Still 8-bit images become
-    `output_format` ("webp", "jpg" or "png"; quality 0 to 100, unused for png); everything else stays as it is, and so
-    does an image that cannot become that, such as one of more than the 16383 pixels a side that WebP has room for.
+    Names sort in that order and never collide: `000-<node id>-<name by ComfyUI>.<suffix>`. Still images become what
+    `options` say; every other file stays as it is, but for the filename_prefix that we changed in the workflow in it.
     A text becomes `000-<node id>-text.txt`, in UTF-8.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -90,7 +84,7 @@ def deliver(outputs: Sequence[Output], out_dir: Path, output_format: str, output
             delivered.append(_deliver_text(output.text, out_dir / f"{start}-text.txt"))
         else:
             stem = f"{start}-{_safe(output.path.stem).strip('_') or 'output'}"
-            delivered.append(_deliver_one(output.path, out_dir / stem, output_format, output_quality))
+            delivered.append(_deliver_file(output.path, out_dir / stem, options))
     return delivered
 
 
@@ -147,43 +141,16 @@ def _deliver_text(text: str, target: Path) -> Path:
     return target
 
 
-def _deliver_one(source: Path, target_stem: Path, output_format: str, output_quality: int) -> Path:
+def _deliver_file(source: Path, target_stem: Path, options: ImageOptions) -> Path:
     suffix = _safe(source.suffix.lower())
-    wanted = f".{output_format}"
-    if suffix in STILL_SUFFIXES and suffix != wanted and (suffix, wanted) != (".jpeg", ".jpg"):
-        # The work is done and the file is there: better in its own format than not at all.
-        with suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(source) as image:
-            if getattr(image, "n_frames", 1) == 1 and _is_eight_bit(image, source):
-                return _convert(image, target_stem.with_name(target_stem.name + wanted), output_format, output_quality)
+    if suffix in STILL_SUFFIXES:
+        return deliver_image(source, target_stem, options)
     target = target_stem.with_name(target_stem.name + suffix)
-    shutil.copyfile(source, target)
-    return target
-
-
-def _is_eight_bit(image: Image.Image, source: Path) -> bool:
-    """Pillow opens a PNG of 16 bits a channel as "RGB" too, and halves them."""
-    with source.open("rb") as stream:
-        head = stream.read(PNG_DEPTH_AT + 1)
-    return image.mode in EIGHT_BIT_MODES and not (head.startswith(PNG_SIGNATURE) and head[PNG_DEPTH_AT] > 8)
-
-
-def _convert(image: Image.Image, target: Path, output_format: str, output_quality: int) -> Path:
-    if output_format == "jpg":
-        image = _without_alpha(image)
+    if suffix in IN_PLACE_SUFFIXES and source.stat().st_size <= MAX_CLEANED_BYTES:
+        target.write_bytes(hide_folder(source.read_bytes(), suffix, options.run_folder))
     else:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    image.save(target, PILLOW_FORMATS[output_format], quality=output_quality)
+        shutil.copyfile(source, target)
     return target
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    """JPEG has no alpha channel: what is transparent becomes white."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGB", rgba.size, WHITE)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return flat
-    return image.convert("RGB")
 
 
 def _inside(base: Path, subfolder: str, filename: str) -> Path:

@@ -1,6 +1,6 @@
 """One prediction, from what a person sent to the files they get back.
 
-    workflow_json → parse → seeds → input files → engine.run → reported files → delivered files
+    workflow_json → parse → seeds → check → input files → its turn: run → reported files → delivered files
 
 The rooms do the work; this module is the order of it, and the clean-up after it.
 """
@@ -8,9 +8,8 @@ The rooms do the work; this module is the order of it, and the clean-up after it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
-import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,22 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from comfyui.engine.engine import Engine
+from comfyui.engine.server import EngineFolders
+from comfyui.engine.turn import OwnFolders
 from comfyui.errors import RequestError, WorkflowError
-from comfyui.outputs import OutputFile, deliver
-from comfyui.png import remove_from_texts
-from comfyui.run import Limits, run_workflow
+from comfyui.images import ImageOptions
+from comfyui.outputs import Output, OutputFile, deliver
+from comfyui.run import Limits, Run, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
+from comfyui.weights.disk import room_errors
 from comfyui.workflow.changes import randomise_seeds
 from comfyui.workflow.check import check, is_certain
 from comfyui.workflow.convert import convert, is_ui_format
 from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference
-from comfyui.workflow.media import clear_folder, place_input_file
+from comfyui.workflow.media import place_input_file
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Workflow, read_json, workflow_of
 from comfyui.workflow.wording import refuse
 
 OUTPUT_FORMATS = ("webp", "jpg", "png")
+OUTPUTS_KEPT_S = 900.0
+"""How long delivered files stay on disk: Cog uploads them, and a busy machine makes many."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class PredictionRequest:
     return_temp_files: bool = False
     output_format: str = "webp"
     output_quality: int = 95
+    embed_workflow: bool = True
     randomise_seeds: bool = True
     force_reset_cache: bool = False
     timeout: float = 1800
@@ -78,46 +83,69 @@ async def predict(
 ) -> Prediction:
     """Run one workflow; its files lie in a fresh temporary folder afterwards.
 
+    Several may be in flight: ComfyUI runs one at a time, while the others read, fetch and convert their files.
     `say` takes the lines for the person who waits. Raises the errors of comfyui.errors, each fit to be shown.
     """
+    watch = _Stopwatch()
     workflow = await _read_workflow(request.workflow_json, engine, settings)
     if request.randomise_seeds:
         workflow, seeds = randomise_seeds(workflow, random.SystemRandom())
         for seed in seeds:
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
-    if request.force_reset_cache:
-        await (await engine.client()).free()
     classes = NodeClasses(await engine.object_info(fresh=False))
     problems = check(workflow, classes)
     if any(is_certain(found) for found in problems):
         # Now that it is refused, the lists of files are worth asking for again.
         raise refuse(check(workflow, NodeClasses(await engine.object_info(fresh=True))))
-    run_folder = f"run-{uuid.uuid4().hex[:12]}"
-    await asyncio.to_thread(clear_folder, engine.folders.input)
-    try:
-        input_names = []
-        if request.input_file is not None:
-            input_names = await asyncio.to_thread(place_input_file, request.input_file, engine.folders.input)
-            say(f"Input files: {', '.join(input_names)}")
-        workflow = await fetch_media(
-            workflow, classes, engine.folders.input, allow_private=settings.allow_private_urls, say=say
-        )
-        places = ("output", "temp") if request.return_temp_files else ("output",)
-        limits = Limits(request.timeout or None, request.stall_timeout or None)
-        result = await run_workflow(
-            engine, workflow, run_folder, input_names=input_names, places=places, limits=limits, say=say
-        )
-        start = time.monotonic()
-        out_dir = new_output_folder(settings.data_dir / "outputs")
-        files = await asyncio.to_thread(deliver, result.files, out_dir, request.output_format, request.output_quality)
-        await asyncio.to_thread(_hide_run_folder, files, run_folder)
-        for file in result.files:
-            # What a custom node writes without a filename_prefix lies outside the run's folder.
-            if isinstance(file, OutputFile):
-                file.path.unlink(missing_ok=True)
-        return Prediction(files, {**result.metrics, "output_seconds": round(time.monotonic() - start, 3)})
-    finally:
-        await asyncio.to_thread(shutil.rmtree, engine.folders.output / run_folder, ignore_errors=True)
+    with room_errors(settings.data_dir, "the files of this prediction", "more bytes"):
+        async with engine.own_folders() as own:
+            input_names = []
+            if request.input_file is not None:
+                input_names = await asyncio.to_thread(place_input_file, request.input_file, own.input)
+                say(f"Input files: {', '.join(input_names)}")
+            workflow = await fetch_media(
+                workflow, classes, own.input, allow_private=settings.allow_private_urls, say=say
+            )
+            watch.lap("input_seconds")
+            if engine.taken():
+                say("ComfyUI is busy with another prediction; waiting for its end.")
+            run_folder = f"run-{uuid.uuid4().hex[:12]}"
+            places = ("output", "temp") if request.return_temp_files else ("output",)
+            limits = Limits(request.timeout or None, request.stall_timeout or None)
+            async with engine.turn(own):
+                watch.lap("wait_seconds")
+                if request.force_reset_cache:
+                    await (await engine.client()).free()
+                result = await run_workflow(engine, Run(workflow, run_folder, input_names, places, limits), say)
+            watch.lap("run_seconds")
+            options = ImageOptions(request.output_format, request.output_quality, request.embed_workflow, run_folder)
+            outputs = [_after_turn(output, own, engine.folders) for output in result.files]
+            files = await asyncio.to_thread(_deliver, outputs, settings.data_dir / "outputs", options)
+            watch.lap("output_seconds")
+    return Prediction(files, {**result.metrics, **watch.laps})
+
+
+class _Stopwatch:
+    """Seconds between the steps of a prediction, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """The step `name` ends now."""
+        now = time.monotonic()
+        self.laps[name], self._since = round(now - self._since, 3), now
+
+
+def _deliver(outputs: Sequence[Output], parent: Path, options: ImageOptions) -> list[Path]:
+    return deliver(outputs, new_output_folder(parent, OUTPUTS_KEPT_S), options)
+
+
+def _after_turn(output: Output, own: OwnFolders, folders: EngineFolders) -> Output:
+    if isinstance(output, OutputFile):
+        return dataclasses.replace(output, path=own.after_turn(output.path, folders))
+    return output
 
 
 async def _read_workflow(text: str, engine: Engine, settings: Settings) -> Workflow:
@@ -132,11 +160,3 @@ async def _read_workflow(text: str, engine: Engine, settings: Settings) -> Workf
         if not value:
             raise WorkflowError("Nothing in this workflow runs: all its nodes are notes, muted or bypassed.")
     return workflow_of(value)
-
-
-def _hide_run_folder(files: Sequence[Path], run_folder: str) -> None:
-    """Give the workflow inside each PNG its own filename_prefix back: people load such pictures into ComfyUI."""
-    ours = re.compile(re.escape(run_folder).encode() + rb"/\d+/\d+/")
-    for file in files:
-        if file.suffix == ".png":
-            file.write_bytes(remove_from_texts(file.read_bytes(), ours))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from comfyui.engine.server import EngineFolders
 from comfyui.errors import EngineError
+from comfyui.images import ImageOptions
 from comfyui.outputs import Output, OutputFile, OutputText, deliver, reported_files
 from comfyui.workflow.parse import Node, Workflow
 from tests.workflow.answers import SUCCESS_HISTORY
@@ -35,7 +39,7 @@ def deliver_one(tmp_path: Path) -> Callable[..., Path]:
 
     def one(path: Path, output_format: str = "webp", output_quality: int = 95, node_id: str = "9") -> Path:
         file = OutputFile(node_id, "images", "output", path)
-        (delivered,) = deliver([file], tmp_path / "delivered", output_format, output_quality)
+        (delivered,) = deliver([file], tmp_path / "delivered", ImageOptions(output_format, output_quality))
         return delivered
 
     return one
@@ -248,8 +252,7 @@ def test_a_text_is_delivered_as_a_file_in_its_place(tmp_path: Path) -> None:
     delivered = deliver(
         [OutputText("9:1", texts[0]), image, *(OutputText("3", text) for text in texts[1:])],
         tmp_path / "out",
-        "png",
-        95,
+        ImageOptions("png", 95),
     )
     assert [file.name for file in delivered] == ["000-9_1-text.txt", "001-2-a.png", "002-3-text.txt", "003-3-text.txt"]
     assert [file.read_bytes().decode() for file in delivered if file.suffix == ".txt"] == [*texts[:2], "half ? a pair"]
@@ -278,9 +281,9 @@ def test_delivered_names_sort_in_the_order_of_the_files_and_never_collide(tmp_pa
     """Same names from two nodes, a subgraph's id, and more files than three digits count."""
     sources = [save(tmp_path / f"{name}.png", Image.new("RGB", (1, 1))) for name in ("z", "a")]
     files = [OutputFile(node_id, "images", "output", path) for node_id in ("12:3", "9") for path in sources]
-    names = [path.name for path in deliver(files, tmp_path / "out", "png", 95)]
+    names = [path.name for path in deliver(files, tmp_path / "out", ImageOptions("png", 95))]
     assert names == ["000-12_3-z.png", "001-12_3-a.png", "002-9-z.png", "003-9-a.png"]
-    many = [path.name for path in deliver(files[:1] * 1001, tmp_path / "many", "png", 95)]
+    many = [path.name for path in deliver(files[:1] * 1001, tmp_path / "many", ImageOptions("png", 95))]
     assert many == sorted(set(many))
     assert (many[0], many[-1]) == ("0000-12_3-z.png", "1000-12_3-z.png")
 
@@ -459,3 +462,42 @@ def test_an_image_that_cannot_be_converted_is_delivered_as_it_is(
         assert delivered.suffix == ".png"
         assert delivered.read_bytes() == path.read_bytes()
     assert sorted(path.suffix for path in (tmp_path / "delivered").iterdir()) == [".png"] * 3
+
+
+def _with_workflow(path: Path) -> Path:
+    info = PngInfo()
+    info.add_text("prompt", '{"9": {"inputs": {"filename_prefix": "run-1/1/4/fox"}}}')
+    return save(path, Image.new("RGB", (8, 8), RED), pnginfo=info)
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpg", "png"])
+def test_the_workflow_stays_in_the_picture_or_goes(tmp_path: Path, output_format: str) -> None:
+    source = OutputFile("9", "images", "output", _with_workflow(tmp_path / "a.png"))
+    options = ImageOptions(output_format, 95, run_folder="run-1")
+    (kept,) = deliver([source], tmp_path / "kept", options)
+    with Image.open(kept) as image:
+        text = image.info["prompt"] if output_format == "png" else image.getexif()[0x0110].removeprefix("prompt:")
+        assert json.loads(text) == {"9": {"inputs": {"filename_prefix": "fox"}}}
+    (bare,) = deliver([source], tmp_path / "bare", replace(options, embed_workflow=False))
+    assert b"filename_prefix" not in bare.read_bytes()
+    with Image.open(bare) as image:
+        assert image.convert("RGB").getpixel((4, 4)) == pytest.approx(RED, abs=3)
+
+
+def test_a_workflow_that_jpeg_has_no_room_for_is_left_out(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("prompt", json.dumps({"text": "x" * 70_000}))
+    source = save(tmp_path / "a.png", Image.new("RGB", (8, 8), RED), pnginfo=info)
+    (delivered,) = deliver([OutputFile("9", "images", "output", source)], tmp_path / "out", ImageOptions("jpg", 95))
+    with Image.open(delivered) as image:
+        assert (image.format, dict(image.getexif())) == ("JPEG", {})
+
+
+def test_the_colour_profile_stays_in_a_converted_picture(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = save(tmp_path / "a.png", Image.new("RGB", (8, 8), RED), icc_profile=profile)
+    for output_format in ("webp", "jpg"):
+        options = ImageOptions(output_format, 95, embed_workflow=False)
+        (delivered,) = deliver([OutputFile("9", "images", "output", source)], tmp_path / output_format, options)
+        with Image.open(delivered) as image:
+            assert image.info["icc_profile"] == profile

@@ -78,18 +78,28 @@ class ComfyUIClient:
         self.base_url = base_url
         self._session = session
 
-    async def answers(self) -> bool:
-        """Whether ComfyUI answers at all."""
+    async def answers(self, *, within_s: float = HTTP_TIMEOUT_S) -> bool:
+        """Whether ComfyUI answers at all, within so many seconds."""
         try:
-            await self._request("GET", "/prompt")
+            await self._request("GET", "/prompt", timeout_s=within_s)
         except EngineError:
             return False
         return True
+
+    async def system_stats(self) -> Mapping[str, Any]:
+        """What ComfyUI says of its machine: `devices` with their type, `vram_total` and `vram_free` in bytes."""
+        stats: Mapping[str, Any] = await self._json("GET", "/system_stats")
+        return stats
 
     async def object_info(self) -> Mapping[str, Any]:
         """Every node class that is loaded: its inputs, outputs and the lists of files it may choose from."""
         info: Mapping[str, Any] = await self._json("GET", "/object_info")
         return info
+
+    async def model_folders(self) -> list[Mapping[str, Any]]:
+        """The kinds of models: `name`, `folders` (where such files are looked for) and `extensions` (none for any)."""
+        folders: list[Mapping[str, Any]] = await self._json("GET", "/experiment/models")
+        return folders
 
     async def submit(self, prompt: Mapping[str, Any], *, prompt_id: str, client_id: str) -> None:
         """Queue a prompt (API format). Raises PromptRefusedError when ComfyUI finds any fault in it.
@@ -149,10 +159,16 @@ class ComfyUIClient:
             raise EngineError(f"ComfyUI answered {method} {route} with something that is not JSON: {error}.") from error
 
     async def _request(
-        self, method: str, route: str, body: Mapping[str, Any] | None = None, refusals: tuple[int, ...] = ()
+        self,
+        method: str,
+        route: str,
+        body: Mapping[str, Any] | None = None,
+        refusals: tuple[int, ...] = (),
+        *,
+        timeout_s: float = HTTP_TIMEOUT_S,
     ) -> str:
         """The body of the answer; every status but 200 and `refusals` is an EngineError."""
-        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(method, self.base_url + route, json=body, timeout=timeout) as response:
                 text = await response.text()

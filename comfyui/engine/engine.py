@@ -10,42 +10,31 @@ import asyncio
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import aiohttp
 import psutil
 
 from comfyui.deadline import Deadline
-from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry, SocketClosedError
-from comfyui.engine.events import Event, Executing
+from comfyui.engine.client import ComfyUIClient, HistoryEntry, SocketClosedError
+from comfyui.engine.follow import Observer, Watch, history_of, until_done
 from comfyui.engine.server import EngineFolders, EngineServer
-from comfyui.errors import DeadlineError, EngineError
+from comfyui.engine.turn import OwnFolders, Turns, own_folders
+from comfyui.errors import ComfyUIModelError, EngineError
 from comfyui.process import LineLog
 from comfyui.settings import Settings
 
-HISTORY_POLL_S = 0.02
-OBSERVE_EVERY_S = 0.2
-"""How long a log line of ComfyUI may wait before the observer sees it while no event comes."""
+POLL_S = 0.02
 LET_GO_S = 8.0
 """How long ComfyUI may take to stop a cancelled prompt before it is ended itself."""
 SEE_DEATH_S = 1.0
 """After its websocket closed, how long a process gets to be seen as ended before it is taken for alive."""
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A line that ComfyUI printed while the prompt was followed."""
-
-    text: str
-
-
-Observer = Callable[[Event | LogLine], None]
+ANSWER_S = 5.0
+"""How long a ComfyUI that has nothing to do may take to answer before it is taken for hung."""
 
 
 class Engine:
@@ -61,6 +50,10 @@ class Engine:
         self._server: EngineServer | None = None
         self._run_dir: Path | None = None
         self._starting = asyncio.Lock()
+        self._turns = Turns()
+        self._ready_pid: int | None = None
+        self._followed = 0
+        self._revival: asyncio.Task[None] | None = None
         self._object_info: tuple[int | None, Mapping[str, Any]] | None = None
 
     @property
@@ -72,6 +65,11 @@ class Engine:
     def pid(self) -> int | None:
         """Process id of ComfyUI, None before it was started."""
         return self._server.pid if self._server else None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ComfyUI was told to use no GPU."""
+        return self._require_server().on_cpu
 
     def alive(self) -> bool:
         """True while the ComfyUI process runs."""
@@ -99,25 +97,52 @@ class Engine:
             hint = "Its log above says how far it got; ENGINE_START_TIMEOUT_S gives it longer."
             deadline = Deadline(limit_s, "Starting ComfyUI", hint=hint)
             await self._require_server().wait_ready(self._http(), deadline)
+            self._ready_pid = self.pid
 
     async def client(self) -> ComfyUIClient:
         """A client of a ComfyUI that answers, started again if need be. Raises as `ready` does."""
-        if self.alive():
-            client = ComfyUIClient(self._require_server().base_url, self._http())
-            if await client.answers():
+        pid = self.pid
+        if self.alive() and pid == self._ready_pid:
+            client = self._client()
+            if await client.answers(within_s=ANSWER_S):
                 return client
-            # A process that was just killed still counts as running for a moment.
-            await self._seen_dead()
+            # A process that was just killed still counts as running for a moment; by then another may be in its place.
+            if not await self._seen_dead() and not self._followed and self.pid == pid:
+                await self.end(f"it does not answer within {ANSWER_S:g} s, though it has nothing to do")
         await self.ready()
-        return ComfyUIClient(self._require_server().base_url, self._http())
+        return self._client()
+
+    async def healthy(self) -> bool:
+        """Whether ComfyUI is fit for a prediction at this moment; if not, it is being started again.
+
+        While a prompt is followed its own deadlines watch over ComfyUI, which may be too busy to answer anybody else.
+        """
+        started = self.alive() and self.pid == self._ready_pid
+        if started and (self._followed or await self._client().answers(within_s=ANSWER_S)):
+            return True
+        if self._revival is None or self._revival.done():
+            self._revival = asyncio.create_task(self._revive())
+        return False
 
     async def object_info(self, *, fresh: bool) -> Mapping[str, Any]:
         """ComfyUI's node classes. Asked once for each ComfyUI that is started; `fresh` asks again, since the lists of
         files in it change. Raises as `client` does."""
-        client = await self.client()
-        if fresh or self._object_info is None or self._object_info[0] != self.pid:
+        if fresh or not self.alive() or self._object_info is None or self._object_info[0] != self.pid:
+            client = await self.client()
             self._object_info = (self.pid, await client.object_info())
         return self._object_info[1]
+
+    def own_folders(self) -> AbstractAsyncContextManager[OwnFolders]:
+        """Folders for one prediction, to be filled before its turn; they are gone after the block."""
+        return own_folders(self._require_run_dir() / "predictions")
+
+    def turn(self, own: OwnFolders) -> AbstractAsyncContextManager[None]:
+        """Wait until no other prediction has ComfyUI, then have its folders until the end of the block."""
+        return self._turns.take(own, self.folders)
+
+    def taken(self) -> bool:
+        """Whether some prediction has its turn now."""
+        return self._turns.taken()
 
     async def run(
         self, prompt: Mapping[str, Any], *, deadline: Deadline, observe: Observer, stall_s: float | None = None
@@ -125,25 +150,37 @@ class Engine:
         """Run a prompt to its end and return what ComfyUI remembers of it, a node's failure included.
 
         `observe` is called in this coroutine with each event and log line; `stall_s` is how many seconds may pass
-        without either. Raises PromptRefusedError,
-        EngineDiedError, DeadlineError; whatever ends the wait (a cancel too), the prompt does not go on in ComfyUI.
+        without either. Raises PromptRefusedError, EngineDiedError, DeadlineError; whatever ends the wait (a cancel
+        too), the prompt does not go on in ComfyUI.
         """
         client = await self.client()
         prompt_id, client_id = str(uuid.uuid4()), uuid.uuid4().hex
         done = False
+        self._followed += 1
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                entry = await self._follow(client, prompt, prompt_id, client_id, _Watch(observe, stall_s))
+                entry = await self._follow(client, prompt, prompt_id, client_id, Watch(observe, stall_s))
             done = True
             return entry
         except TimeoutError as error:
             raise deadline.error() from error
         finally:
-            if self.alive():
-                await self._forget(client, prompt_id, cancel=not done)
+            try:
+                if self.alive():
+                    await self._forget(client, prompt_id, cancel=not done)
+            finally:
+                self._followed -= 1
+
+    async def end(self, reason: str) -> None:
+        """End a ComfyUI that cannot be relied on any more; the next prediction starts it again."""
+        self._log.add(f"ComfyUI is ended: {reason}")
+        await self._require_server().stop()
 
     async def stop(self) -> None:
         """End ComfyUI and remove its run folder; harmless when it was never started."""
+        if self._revival is not None:
+            self._revival.cancel()
+            await asyncio.gather(self._revival, return_exceptions=True)
         if self._server is not None:
             await self._server.stop()
         if self._session is not None:
@@ -154,7 +191,7 @@ class Engine:
             self._run_dir = None
 
     async def _follow(
-        self, client: ComfyUIClient, prompt: Mapping[str, Any], prompt_id: str, client_id: str, watch: _Watch
+        self, client: ComfyUIClient, prompt: Mapping[str, Any], prompt_id: str, client_id: str, watch: Watch
     ) -> HistoryEntry:
         """Submit, then listen until the prompt is done; a websocket that drops is opened again."""
         submitted = False
@@ -167,8 +204,8 @@ class Engine:
                             submitted = True
                         elif entry := await client.history(prompt_id):
                             return entry
-                        await _until_done(stream, prompt_id, lines, watch)
-                        return await _history(client, prompt_id)
+                        await until_done(stream, prompt_id, lines, watch)
+                        return await history_of(client, prompt_id)
                 except (SocketClosedError, EngineError):
                     await self._raise_if_dead("while it ran the workflow")
                     if not submitted:
@@ -182,10 +219,10 @@ class Engine:
 
     async def _seen_dead(self) -> bool:
         """Whether the process ends within SEE_DEATH_S."""
-        for _ in range(int(SEE_DEATH_S / HISTORY_POLL_S)):
+        for _ in range(int(SEE_DEATH_S / POLL_S)):
             if not self.alive():
                 return True
-            await asyncio.sleep(HISTORY_POLL_S)
+            await asyncio.sleep(POLL_S)
         return False
 
     async def _forget(self, client: ComfyUIClient, prompt_id: str, *, cancel: bool) -> None:
@@ -201,7 +238,7 @@ class Engine:
                 # A node that does not ask whether it is interrupted goes on until it is done.
                 if not (cancel and await client.is_pending(prompt_id)):
                     break
-                await asyncio.sleep(HISTORY_POLL_S)
+                await asyncio.sleep(POLL_S)
             await client.forget(prompt_id)
 
         async def clean_in_time() -> None:
@@ -210,11 +247,18 @@ class Engine:
                     await clean()
             except (EngineError, TimeoutError) as error:
                 if self.alive():
-                    reason = str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s"
-                    self._log.add(f"ComfyUI is ended: {reason}")
-                    await self._require_server().stop()
+                    await self.end(str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s")
 
         await asyncio.shield(asyncio.ensure_future(clean_in_time()))
+
+    async def _revive(self) -> None:
+        try:
+            await self.client()
+        except ComfyUIModelError as error:
+            self._log.add(f"ComfyUI could not be started again: {error}")
+
+    def _client(self) -> ComfyUIClient:
+        return ComfyUIClient(self._require_server().base_url, self._http())
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -226,6 +270,11 @@ class Engine:
             raise EngineError("ComfyUI has not been started yet.")
         return self._server
 
+    def _require_run_dir(self) -> Path:
+        if self._run_dir is None:
+            raise EngineError("ComfyUI has not been started yet.")
+        return self._run_dir
+
 
 def new_run_dir(runs: Path) -> Path:
     """A folder for this process's ComfyUI below `runs`, named by our process id; those of dead processes go now."""
@@ -235,59 +284,3 @@ def new_run_dir(runs: Path) -> Path:
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"engine-{os.getpid()}-", dir=runs))
-
-
-class _Watch:
-    """Shows the observer what happens, and notices when nothing does."""
-
-    def __init__(self, observe: Observer, stall_s: float | None) -> None:
-        self._observe = observe
-        self._stall_s = stall_s
-        self._seen = time.monotonic()
-
-    def see(self, item: Event | LogLine) -> None:
-        """Something happened."""
-        self._seen = time.monotonic()
-        self._observe(item)
-
-    def pass_on(self, lines: SimpleQueue[str]) -> None:
-        """Show the log lines that have come."""
-        while True:
-            try:
-                self.see(LogLine(lines.get_nowait()))
-            except Empty:
-                return
-
-    def check(self) -> None:
-        """Raise DeadlineError if nothing has happened for too long."""
-        if self._stall_s is not None and time.monotonic() - self._seen > self._stall_s:
-            hint = "It was stopped. If a node of it is that slow, give stall_timeout a larger number, or 0 for none."
-            raise DeadlineError("Waiting for any sign of life of ComfyUI", self._stall_s, hint=hint)
-
-
-async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: _Watch) -> None:
-    """Hand on events and log lines until ComfyUI says that it is done with this prompt."""
-    while True:
-        pending = asyncio.ensure_future(stream.next())
-        try:
-            while not pending.done():
-                await asyncio.wait({pending}, timeout=OBSERVE_EVERY_S)
-                watch.pass_on(lines)
-                watch.check()
-        finally:
-            pending.cancel()
-        event = pending.result()
-        if event.prompt_id not in (None, prompt_id):
-            continue
-        watch.see(event)
-        # History is written between execution_success and this message, so only this one means that it is complete.
-        if isinstance(event, Executing) and event.node_id is None and event.prompt_id == prompt_id:
-            return
-
-
-async def _history(client: ComfyUIClient, prompt_id: str) -> HistoryEntry:
-    """The entry of a prompt that is done; asked again should ComfyUI be slower to write it than to say so."""
-    while True:
-        if entry := await client.history(prompt_id):
-            return entry
-        await asyncio.sleep(HISTORY_POLL_S)

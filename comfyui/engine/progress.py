@@ -29,6 +29,11 @@ class RunProgress:
         self._said = float("-inf")
         self._percent = 0
 
+    @property
+    def node_id(self) -> str | None:
+        """The node at work, None before the first and after the last."""
+        return self._now
+
     def line(self, event: Event) -> str | None:
         """The line that this event is worth, if any."""
         match event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ class EngineServer:
         self._log = log
         self.folders = EngineFolders.under(run_dir)
         self.port = 0
+        self.on_cpu = True
+        """Whether it was told to use no GPU."""
         self._process: ManagedProcess | None = None
 
     @property
@@ -119,7 +122,8 @@ class EngineServer:
         source = check_upstream(self._settings)
         self._settings.models_dir.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
-        arguments = main_arguments(self._settings, self.folders, self.port, cpu=runs_on_cpu(self._settings))
+        self.on_cpu = runs_on_cpu(self._settings)
+        arguments = main_arguments(self._settings, self.folders, self.port, cpu=self.on_cpu)
         self._process = ManagedProcess(
             [str(source / "main.py"), *arguments], cwd=source, env=engine_environment(os.environ), log=self._log
         )
@@ -143,7 +147,9 @@ class EngineServer:
         """The error for a process that ended by itself: its exit code and the end of its log."""
         lines = self._ended_lines()
         returncode = self._process.returncode() if self._process else None
-        if returncode is not None and returncode < 0:
+        if returncode == -signal.SIGKILL:
+            how = "killed by signal 9 (a machine that runs out of memory does that)"
+        elif returncode is not None and returncode < 0:
             how = f"killed by signal {-returncode}"
         else:
             how = f"with exit code {returncode}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfyui.workflow.parse import Node, Workflow
@@ -38,18 +38,23 @@ def randomise_seeds(workflow: Workflow, source: random.Random) -> tuple[Workflow
     return workflow.changed(changed), seeds
 
 
-def place_outputs(workflow: Workflow, folder: str) -> Workflow:
+RUN_ANEW = "run_anew"
+"""An input that no node class has: ComfyUI ignores it, but takes the node for another than the one in its cache."""
+
+
+def place_outputs(workflow: Workflow, folder: str, run_anew: Collection[str] = ()) -> Workflow:
     """A copy whose saving nodes write below `folder` of ComfyUI's output folder, each into a folder of its own.
 
     So a run's files are its own, and two nodes with one prefix do not share a counter, which would number their files
     in the order in which they happen to run. And a saving node of an identical earlier run saves again: ComfyUI would
     else answer from its cache with the name of a file that went away with that run, while the costly nodes still come
-    from there.
+    from there. The nodes of `run_anew`, by id, run again whatever the cache has of them.
     """
 
     def changed(node: Node) -> Mapping[str, Any]:
         prefix = node.inputs.get("filename_prefix")
-        number = workflow.position(node.id)
-        return {"filename_prefix": f"{folder}/{number}/{prefix}"} if isinstance(prefix, str) else {}
+        place = f"{folder}/{workflow.position(node.id)}"
+        placed = {"filename_prefix": f"{place}/{prefix}"} if isinstance(prefix, str) else {}
+        return placed | ({RUN_ANEW: place} if node.id in run_anew else {})
 
     return workflow.changed(changed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import email.message
+import errno
 import hashlib
 import io
 import mimetypes
@@ -36,6 +37,7 @@ TIMEOUT_S = 300.0
 SILENCE_S = 30.0
 AT_ONCE = 4
 CHUNK_BYTES = 256 * 1024
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 REFERENCE = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
@@ -191,6 +193,8 @@ async def _get(
                 await _read(response, sink, max_bytes, shown)
                 return response.content_type.lower(), _given_name(response)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         # What these say may quote the whole URL, with a signature in its query.
         reason = type(error).__name__
         raise DownloadError(f"{shown} could not be fetched: {reason}. Check the link.", url=shown) from None

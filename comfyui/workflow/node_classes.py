@@ -15,6 +15,8 @@ from typing import Any
 CHOICE = "COMBO"
 ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})
 """Types that go with every other (comfy_execution/validation.py)."""
+WEIGHT_TYPES = frozenset({"MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL", "UPSCALE_MODEL"})
+"""Types of what is read from weight files (comfy_api/latest/_io.py)."""
 DYNAMIC_PREFIX = "COMFY_"
 """Inputs of such types (COMFY_AUTOGROW_V3, COMFY_DYNAMICCOMBO_V3…) become others when a value is chosen."""
 
@@ -93,6 +95,11 @@ class NodeClasses:
         if not isinstance(outputs, list | tuple):
             return None
         return [output if isinstance(output, str) else CHOICE for output in outputs]
+
+    def loads_weights(self, class_type: str) -> bool:
+        """Whether nodes of this class read weight files: they choose a name and give a model, or a part of one."""
+        chooses = any(spec.choices is not None and spec.name.endswith("_name") for spec in self.inputs(class_type))
+        return chooses and not WEIGHT_TYPES.isdisjoint(self.outputs(class_type) or ())
 
     def is_output(self, class_type: str) -> bool:
         """Whether ComfyUI runs a node of this class for its own sake: it saves or shows something."""

@@ -1,8 +1,7 @@
-"""ComfyUI's refusals and failures, in words for the person who sent the workflow. Pure.
+"""ComfyUI's refusals, in words for the person who sent the workflow. Pure.
 
-Formats: the 400 answer of POST /prompt (execution.py of ComfyUI 0.30.0, validate_prompt and validate_inputs) and the
-`execution_error` message. ComfyUI names inputs and types; what is added here is the node as the person knows it, the
-nearest right value, and the way out.
+Format: the 400 answer of POST /prompt (execution.py of ComfyUI 0.30.0, validate_prompt and validate_inputs). ComfyUI
+names inputs and types; what is added here is the node as the person knows it, the nearest right value, and the way out.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comfyui.engine.events import ExecutionFailed
-from comfyui.errors import ExecutionError, NodeProblem, WorkflowError
+from comfyui.errors import NodeProblem, WorkflowError
 from comfyui.workflow.node_classes import InputSpec, NodeClasses, read_input
 from comfyui.workflow.parse import Node, Workflow
 from comfyui.workflow.wording import (
     bad_link,
     no_output,
-    node_name,
     not_an_input_file,
     not_in_list,
     out_of_range,
@@ -47,25 +44,6 @@ def explain_refusal(
         error = answer.get("error")
         problems.append(_prompt_problem(error if isinstance(error, Mapping) else {}, workflow, classes))
     return refuse(problems)
-
-
-def explain_failure(event: ExecutionFailed, workflow: Workflow) -> ExecutionError:
-    """The error for a node that raised while the workflow ran: which node, which exception, and the likely cause."""
-    hint = _failure_hint(event)
-    cause = f"{event.exception_type.rsplit('.', 1)[-1]}: {event.exception_message}".strip().rstrip(".")
-    text = f"{node_name(event.node_id, event.class_type, workflow)} failed: {cause}.{' ' + hint if hint else ''}"
-    problem = NodeProblem(
-        event.node_id, workflow.title(event.node_id), event.class_type, None, event.exception_type, text
-    )
-    return ExecutionError(text, problem=problem, traceback=event.traceback)
-
-
-def _failure_hint(event: ExecutionFailed) -> str:
-    if "SafetensorError" in event.exception_type:
-        return "The weights file it loads is cut short or damaged on disk: bake it again from a complete source."
-    if "OutOfMemory" in event.exception_type or "out of memory" in event.exception_message.lower():
-        return "The GPU has too little memory for this: use a smaller size or batch, or a larger GPU."
-    return ""
 
 
 def _prompt_problem(error: Mapping[str, Any], workflow: Workflow, classes: NodeClasses) -> NodeProblem:

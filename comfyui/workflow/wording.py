@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from comfyui.errors import NodeProblem, WorkflowError
 from comfyui.workflow.node_classes import CHOICE, InputSpec, NodeClasses
+from comfyui.workflow.node_packs import where_from
 from comfyui.workflow.parse import Workflow
 
 LISTED_VALUES = 8
@@ -54,7 +55,7 @@ def unknown_class(workflow: Workflow, node_id: str, class_type: str, classes: No
     known = f" The nearest it has: {', '.join(near)}." if near else ""
     text = (
         f"{node_name(node_id, class_type, workflow)} is of a class that this ComfyUI does not have.{known} "
-        "Correct the name, or add the custom node pack it comes from to ComfyUI's custom_nodes folder."
+        f"{where_from(class_type)}"
     )
     return NodeProblem(node_id, workflow.title(node_id), class_type, None, "missing_node_type", text)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from comfyui.deadline import Deadline
 from comfyui.local.cog_server import CogServer
 from comfyui.local.file_server import serve_files
-from tests.parts import SD3, SD15, demo_files
+from comfyui.settings import PROJECT_ROOT
+from tests.parts import SD3, SD15, TEST_MODELS, demo_files
 
 READY_S = 120.0
 CALL_S = 120.0
@@ -27,6 +30,11 @@ class Served:
 
     def call(self, **inputs: Any) -> dict[str, Any]:
         return self.server.call(inputs, timeout_s=CALL_S)
+
+    @property
+    def data_dir(self) -> Path:
+        """Where it keeps its runs and outputs."""
+        return Path(psutil.Process(self.server.pid).environ()["DATA_DIR"])
 
     def error_of(self, **inputs: Any) -> str:
         """The error of a call that must fail."""
@@ -95,3 +103,23 @@ def predictor(baked_tar: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.T
         with CogServer("predict", environ=environ, sink=lines.append) as server:
             server.wait_ready(Deadline(READY_S, "The predictor's setup"))
             yield Served(server, lines)
+
+
+@pytest.fixture(scope="session")
+def busy_predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Cog's predict server with two predictions in flight, and a ComfyUI that has the custom nodes of the tests."""
+    folder = tmp_path_factory.mktemp("busy")
+    demo_files(*SD3)
+    custom_nodes = {"base_path": str(PROJECT_ROOT / "tests"), "custom_nodes": "custom_nodes"}
+    (folder / "paths.yaml").write_text(json.dumps({"tests": custom_nodes}))
+    lines: list[str] = []
+    environ = {
+        "ALLOW_PRIVATE_URLS": "1",
+        "MODELS_DIR": str(TEST_MODELS),
+        "DATA_DIR": str(folder / "data"),
+        "COMFYUI_ARGS": f"--extra-model-paths-config {folder / 'paths.yaml'}",
+        "COG_MAX_CONCURRENCY": "2",
+    }
+    with CogServer("predict", environ=environ, sink=lines.append) as server:
+        server.wait_ready(Deadline(READY_S, "The predictor's setup"))
+        yield Served(server, lines)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,10 +21,12 @@ import pytest_asyncio
 
 from comfyui.deadline import Deadline
 from comfyui.engine.client import PromptRefusedError
-from comfyui.engine.engine import Engine, LogLine
+from comfyui.engine.engine import Engine
 from comfyui.engine.events import Event, ExecutionFailed, Progress
+from comfyui.engine.follow import LogLine
 from comfyui.engine.server import free_port
-from comfyui.errors import DeadlineError, EngineDiedError, EngineError
+from comfyui.errors import DeadlineError, EngineDiedError, EngineError, StorageError
+from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
 from tests.parts import EMPTY_IMAGE, SD3, TEST_MODELS, demo_files, example
 
@@ -294,3 +298,20 @@ async def test_comfyui_gets_no_secret_of_ours(engine_settings: Settings, monkeyp
     assert "r8_secret" not in json.dumps(environ)
     assert "hf_secret" not in json.dumps(environ)
     assert environ["PATH"]
+
+
+async def test_a_disk_that_takes_no_more_is_a_storage_error_and_leaves_nothing(
+    engine: Engine, engine_settings: Settings
+) -> None:
+    """A limit on the size of files stands in for the end of a disk: the write fails in the middle, as there."""
+    photo = "data:image/png;base64," + base64.b64encode(b"0" * 2_000_000).decode()
+    load = {"class_type": "LoadImage", "inputs": {"image": photo}}
+    request = PredictionRequest(json.dumps({"1": load, "2": EMPTY_IMAGE["2"]}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(StorageError, match="the files of this prediction cannot be written"):
+            await predict(engine, engine_settings, request, lambda _line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((engine.folders.input.parent / "predictions").iterdir()) == []

@@ -60,6 +60,15 @@ def test_saving_nodes_write_into_the_runs_folder() -> None:
     assert workflow.nodes["9"].inputs["filename_prefix"] == "x"
 
 
+def test_a_node_that_is_to_run_anew_is_another_one_for_the_cache() -> None:
+    workflow = workflow_of({"1": node(images=["2", 0]), "2": node(steps=3), "3": node(filename_prefix="x")})
+    first, second = (place_outputs(workflow, folder, {"1", "3"}) for folder in ("run-1/1", "run-1/2"))
+    assert first.nodes["1"].inputs["images"] == ["2", 0]
+    assert first.nodes["1"].inputs != second.nodes["1"].inputs != workflow.nodes["1"].inputs
+    assert first.nodes["2"] == workflow.nodes["2"]
+    assert first.nodes["3"].inputs["filename_prefix"] == "run-1/1/2/x"
+
+
 def test_a_prompt_that_looks_like_a_url_or_a_file_stays_as_it_was_written() -> None:
     """Both are bugs of the nearest project: it downloads the first and misses the second as an input file."""
     nodes = {"1": node(text="https://example.com/a.png in the style of b.png"), "2": node(filename_prefix="out.png")}

@@ -182,6 +182,17 @@ async def test_a_cut_body_is_an_error(site: str, tmp_path: Path) -> None:
         await run({"1": image(f"{site}/cat.png")}, tmp_path)
 
 
+async def test_a_full_disk_is_not_the_links_fault(site: str, tmp_path: Path) -> None:
+    """/dev/full gives every write the error of a full disk."""
+    put("/a.png", b"0" * 100_000)
+    part = tmp_path / f".{fetch._digest(f'{site}/a.png')}.part"
+    part.symlink_to("/dev/full")
+    workflow = parse_workflow(json.dumps({"1": {"class_type": "LoadImage", "inputs": {"image": f"{site}/a.png"}}}))
+    with pytest.raises(OSError, match="No space left on device"):
+        await fetch_media(workflow, CLASSES, tmp_path, allow_private=True, say=print)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("uri", ["data:image/png;base64,%%%", "data:image/png;base64"])
 async def test_a_broken_data_uri_names_its_node(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="Node 1 'LoadImage', input image: the data: URI"):

@@ -9,9 +9,10 @@ import pytest
 
 from comfyui.engine.events import ExecutionFailed, parse_message
 from comfyui.errors import WorkflowError
+from comfyui.workflow.failure import explain_failure
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import parse_workflow
-from comfyui.workflow.refusal import explain_failure, explain_refusal
+from comfyui.workflow.refusal import explain_refusal
 from tests.workflow import answers
 from tests.workflow.answers import OBJECT_INFO, WORKFLOW, changed, raised, refused
 

@@ -18,6 +18,7 @@ from comfyui.workflow.convert.model import Graph, Mode, Node, Widget, error_of, 
 from comfyui.workflow.convert.primitives import apply_primitive
 from comfyui.workflow.convert.resolve import Given, Origin, Resolver, Step, execution_order, unfold
 from comfyui.workflow.convert.text import Choose, expand_choices, replace_placeholders
+from comfyui.workflow.node_packs import pack_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,11 @@ def _refuse_unknown(running: Sequence[Step]) -> None:
         NodeProblem(step.id, step.node.title, step.node.type, None, "missing_node_type", "is not installed")
         for step in unknown
     ]
+    packs = dict.fromkeys(filter(None, (pack_of(step.node.type, step.node.properties) for step in unknown)))
     raise WorkflowError(
         f"This ComfyUI has no class for node{'s' if len(named) > 1 else ''} {', '.join(named)}, so the workflow cannot "
-        "be converted; mute, bypass or replace what needs other custom nodes.",
+        "be converted; mute, bypass or replace what needs other custom nodes"
+        f"{', or add ' + ', '.join(packs) + ' to ComfyUI' if packs else ''}.",
         problems=problems,
     )
 

@@ -1,0 +1,83 @@
+"""Follow one prompt: its events and ComfyUI's log lines go to an observer, and silence is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry
+from comfyui.engine.events import Event, Executing
+from comfyui.errors import DeadlineError
+
+HISTORY_POLL_S = 0.02
+OBSERVE_EVERY_S = 0.2
+"""How long a log line of ComfyUI may wait before the observer sees it while no event comes."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that ComfyUI printed while the prompt was followed."""
+
+    text: str
+
+
+Observer = Callable[[Event | LogLine], None]
+
+
+class Watch:
+    """Shows the observer what happens, and notices when nothing does."""
+
+    def __init__(self, observe: Observer, stall_s: float | None) -> None:
+        self._observe = observe
+        self._stall_s = stall_s
+        self._seen = time.monotonic()
+
+    def see(self, item: Event | LogLine) -> None:
+        """Something happened."""
+        self._seen = time.monotonic()
+        self._observe(item)
+
+    def pass_on(self, lines: SimpleQueue[str]) -> None:
+        """Show the log lines that have come."""
+        while True:
+            try:
+                self.see(LogLine(lines.get_nowait()))
+            except Empty:
+                return
+
+    def check(self) -> None:
+        """Raise DeadlineError if nothing has happened for too long."""
+        if self._stall_s is not None and time.monotonic() - self._seen > self._stall_s:
+            hint = "It was stopped. If a node of it is that slow, give stall_timeout a larger number, or 0 for none."
+            raise DeadlineError("Waiting for any sign of life of ComfyUI", self._stall_s, hint=hint)
+
+
+async def until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: Watch) -> None:
+    """Hand on events and log lines until ComfyUI says that it is done with this prompt."""
+    while True:
+        pending = asyncio.ensure_future(stream.next())
+        try:
+            while not pending.done():
+                await asyncio.wait({pending}, timeout=OBSERVE_EVERY_S)
+                watch.pass_on(lines)
+                watch.check()
+        finally:
+            pending.cancel()
+        event = pending.result()
+        if event.prompt_id not in (None, prompt_id):
+            continue
+        watch.see(event)
+        # History is written between execution_success and this message, so only this one means that it is complete.
+        if isinstance(event, Executing) and event.node_id is None and event.prompt_id == prompt_id:
+            return
+
+
+async def history_of(client: ComfyUIClient, prompt_id: str) -> HistoryEntry:
+    """The entry of a prompt that is done; asked again should ComfyUI be slower to write it than to say so."""
+    while True:
+        if entry := await client.history(prompt_id):
+            return entry
+        await asyncio.sleep(HISTORY_POLL_S)

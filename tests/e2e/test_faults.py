@@ -1,0 +1,116 @@
+"""Nodes that take ComfyUI down, full memory, full disks: the cause is named, and the next prediction is normal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyui.local.cog_server import file_of_data_uri
+from tests.e2e.conftest import Served
+from tests.e2e.test_predictions import engine_process
+from tests.parts import EMPTY_IMAGE
+
+
+def with_fault(how: str, *, times: int = 1_000_000, counter: Path | None = None) -> dict[str, Any]:
+    """A small picture that goes through a node with a fault; `counter` makes it happen `times` times only."""
+    inputs = {"image": ["1", 0], "how": how, "times": times, "counter": str(counter or ""), "mark": time.time_ns()}
+    fault = {"class_type": "TestFault", "inputs": inputs, "_meta": {"title": "Trouble"}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "after"}}
+    return {"1": EMPTY_IMAGE["1"], "5": fault, "2": save}
+
+
+def normal(server: Served) -> None:
+    """The next prediction works."""
+    (uri,) = server.output_of(workflow_json=json.dumps(EMPTY_IMAGE), output_format="png")
+    assert file_of_data_uri(uri).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exit", ["with exit code 70", "ended by SystemExit: 3", "Does a node call exit()?"]),
+        ("os_exit", ["with exit code 4"]),
+        ("abort", ["killed by signal 6"]),
+    ],
+)
+def test_a_node_that_takes_comfyui_down_is_named_and_the_next_prediction_is_normal(
+    busy_predictor: Served, how: str, said: list[str]
+) -> None:
+    start = time.monotonic()
+    error = busy_predictor.error_of(workflow_json=json.dumps(with_fault(how)))
+    assert time.monotonic() - start < 10
+    # A sudden death may come before the word that node 5 has begun.
+    assert re.search(r"Node (5 'Trouble'|1 'Orange') \(\w+\) was the last that was seen at work: ComfyUI ended", error)
+    for words in said:
+        assert words in error
+    normal(busy_predictor)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("gpu_memory", "The GPU has too little memory for this"),
+        ("memory", "The machine has too little memory (RAM)"),
+        ("gpu_fault", "The GPU itself failed"),
+        ("disk_full", "The machine's disk is full"),
+    ],
+)
+def test_what_the_machine_lacks_is_named(busy_predictor: Served, how: str, said: str) -> None:
+    error = busy_predictor.error_of(workflow_json=json.dumps(with_fault(how)))
+    assert "Node 5 'Trouble' (TestFault) failed: " in error
+    assert said in error
+    normal(busy_predictor)
+
+
+@pytest.mark.parametrize("how", ["gpu_memory", "memory"])
+def test_out_of_memory_is_tried_once_more_with_all_models_unloaded(
+    busy_predictor: Served, tmp_path: Path, how: str
+) -> None:
+    counter = tmp_path / "counter"
+    answer = busy_predictor.call(workflow_json=json.dumps(with_fault(how, times=1, counter=counter)))
+    assert answer["status"] == "succeeded", answer
+    assert "Out of memory, so all models are unloaded; running it once more." in answer["logs"]
+    counter.unlink()
+    busy_predictor.error_of(workflow_json=json.dumps(with_fault(how, counter=counter)))
+    assert len(counter.read_bytes()) == 2
+
+
+def test_other_failures_are_not_tried_again(busy_predictor: Served, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    busy_predictor.error_of(workflow_json=json.dumps(with_fault("disk_full", counter=counter)))
+    assert len(counter.read_bytes()) == 1
+
+
+def test_a_gpu_that_failed_gets_a_new_comfyui(busy_predictor: Served) -> None:
+    before = engine_process(busy_predictor).pid
+    busy_predictor.error_of(workflow_json=json.dumps(with_fault("gpu_fault")))
+    normal(busy_predictor)
+    assert engine_process(busy_predictor).pid != before
+
+
+def test_health_tells_the_truth_and_brings_a_dead_comfyui_back(busy_predictor: Served) -> None:
+    server = busy_predictor.server
+    assert server.health()["status"] == "READY"
+    os.kill(engine_process(busy_predictor).pid, signal.SIGKILL)
+    seen = [server.health()["status"]]
+    end = time.monotonic() + 60
+    while seen[-1] != "READY":
+        assert time.monotonic() < end, seen
+        seen.append(server.health()["status"])
+    assert "UNHEALTHY" in seen
+    normal(busy_predictor)
+
+
+def test_a_comfyui_that_hangs_while_idle_is_replaced(busy_predictor: Served) -> None:
+    before = engine_process(busy_predictor)
+    os.kill(before.pid, signal.SIGSTOP)
+    assert busy_predictor.server.health()["status"] == "UNHEALTHY"
+    normal(busy_predictor)
+    assert engine_process(busy_predictor).pid != before.pid
