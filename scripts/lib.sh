@@ -39,7 +39,7 @@ make_venv() {
     fi
     if [[ ! -x "$ROOT/.venv/bin/python" ]]; then
         if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-            echo "Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1). Install one, or set PYTHON." >&2
+            echo "Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1). Install one and put it first on PATH." >&2
             exit 1
         fi
         echo "Making .venv with $(python3 --version)"
