@@ -3,7 +3,7 @@
 from pathlib import Path as FilePath
 from typing import Optional, Union
 
-from cog import BaseRunner, Input, Path
+from cog import BaseRunner, Input, Path, Secret
 
 from comfyui.cog_inputs import explain_unknown_inputs
 from comfyui.engine.engine import Engine
@@ -13,11 +13,16 @@ from comfyui.settings import Settings
 from comfyui.startup import start_beside
 from comfyui.weights.image_weights import prepare_weights
 from comfyui.weights.listener import PlainLines
+from comfyui.workflow.model_links import ModelLinks, tokens_of
 
 
 def say(line: str) -> None:
     """A line for the log of the setup or the prediction that calls it."""
     print(line, flush=True)
+
+
+def _text(secret: Optional[Secret]) -> Optional[str]:
+    return secret.get_secret_value() if secret else None
 
 
 class Predictor(BaseRunner):
@@ -27,6 +32,7 @@ class Predictor(BaseRunner):
         """Start ComfyUI and restore the weights (a URL or a path, from COG_WEIGHTS) at the same time."""
         self.settings = Settings.from_environ()
         self.engine = Engine(self.settings, sink=lambda line: say(engine_log_line(line)))
+        self.links = ModelLinks(self.engine, self.settings)
         location = str(weights) if weights else None
         await start_beside(self.engine, lambda stop: prepare_weights(location, self.settings, PlainLines(say), stop))
 
@@ -82,6 +88,14 @@ class Predictor(BaseRunner):
             ge=0,
             default=600,
         ),
+        huggingface_token: Optional[Secret] = Input(
+            description="Read token of Hugging Face, for links to private or gated weights in the workflow. Sent to Hugging Face only, never logged.",
+            default=None,
+        ),
+        civitai_token: Optional[Secret] = Input(
+            description="API token of Civitai, for links to weights in the workflow that need a login. Sent to Civitai only, never logged.",
+            default=None,
+        ),
     ) -> list[Path]:
         """Run one workflow and give back the files it made, in the order of its nodes."""
         request = PredictionRequest(
@@ -96,8 +110,9 @@ class Predictor(BaseRunner):
             force_reset_cache=force_reset_cache,
             timeout=timeout,
             stall_timeout=stall_timeout,
+            tokens=tokens_of(_text(huggingface_token), _text(civitai_token)),
         )
-        prediction = await predict(self.engine, self.settings, request, say)
+        prediction = await predict(self.engine, self.settings, self.links, request, say)
         for name, value in prediction.metrics.items():
             self.record_metric(name, value)
         return [Path(file) for file in prediction.files]

@@ -1,6 +1,6 @@
 """One prediction, from what a person sent to the files they get back.
 
-    workflow_json → parse → seeds → check → input files → its turn: run → reported files → delivered files
+    workflow_json → parse → seeds → check → files by link → its turn: run → reported files → delivered files
 
 The rooms do the work; this module is the order of it, and the clean-up after it.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfyui.deadline import Deadline
 from comfyui.engine.engine import Engine
 from comfyui.engine.server import EngineFolders
 from comfyui.engine.turn import OwnFolders
@@ -27,11 +28,13 @@ from comfyui.run import Limits, Run, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.weights.disk import room_errors
+from comfyui.weights.sources import NO_TOKENS, Tokens
 from comfyui.workflow.changes import randomise_seeds
 from comfyui.workflow.check import check, is_certain
 from comfyui.workflow.convert import convert, is_ui_format
 from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference
 from comfyui.workflow.media import place_input_file
+from comfyui.workflow.model_links import ModelLinks
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Workflow, read_json, workflow_of
 from comfyui.workflow.wording import refuse
@@ -58,6 +61,7 @@ class PredictionRequest:
     force_reset_cache: bool = False
     timeout: float = 1800
     stall_timeout: float = 600
+    tokens: Tokens = NO_TOKENS
 
     def __post_init__(self) -> None:
         # Cog validates inputs only where its built schema is; without Docker it is not.
@@ -79,7 +83,7 @@ class Prediction:
 
 
 async def predict(
-    engine: Engine, settings: Settings, request: PredictionRequest, say: Callable[[str], None]
+    engine: Engine, settings: Settings, links: ModelLinks, request: PredictionRequest, say: Callable[[str], None]
 ) -> Prediction:
     """Run one workflow; its files lie in a fresh temporary folder afterwards.
 
@@ -93,12 +97,19 @@ async def predict(
         for seed in seeds:
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
     classes = NodeClasses(await engine.object_info(fresh=False))
-    problems = check(workflow, classes)
-    if any(is_certain(found) for found in problems):
+    if any(is_certain(problem) for problem in check(workflow, classes)):
         # Now that it is refused, the lists of files are worth asking for again.
-        raise refuse(check(workflow, NodeClasses(await engine.object_info(fresh=True))))
+        problems = check(workflow, NodeClasses(await engine.object_info(fresh=True)))
+        found = await links.find(workflow)
+        raise refuse([problem for problem in problems if not found.covers(problem)])
+    found = await links.find(workflow)
+    bring_limit = Deadline(request.timeout or None, "Fetching the weights that the workflow names by link")
     with room_errors(settings.data_dir, "the files of this prediction", "more bytes"):
-        async with engine.own_folders() as own:
+        async with (
+            engine.own_folders() as own,
+            links.bring(found, request.tokens, say=say, deadline=bring_limit) as brought,
+        ):
+            workflow = brought.workflow
             input_names = []
             if request.input_file is not None:
                 input_names = await asyncio.to_thread(place_input_file, request.input_file, own.input)

@@ -41,6 +41,8 @@ class Settings:
     """Base URL of Civitai or a mirror of it (CIVITAI_ENDPOINT)."""
     weights_verify: str
     """"quick" or "full" (WEIGHTS_VERIFY; default quick): how the image's own weights are checked at each start."""
+    linked_weights_bytes: int
+    """Room for weights that workflows name by link (LINKED_WEIGHTS_GB, of 1000^3 bytes; default 20, 0 for none)."""
     weights_out: Path | None
     """Where train() puts the tar when its caller shares this disk (WEIGHTS_OUT); the answer is then the path alone."""
 
@@ -64,6 +66,7 @@ class Settings:
             hf_endpoint=(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
             civitai_endpoint=(environ.get("CIVITAI_ENDPOINT") or "https://civitai.com").rstrip("/"),
             weights_verify=weights_verify,
+            linked_weights_bytes=_gigabytes(environ, "LINKED_WEIGHTS_GB", 20.0),
             weights_out=_path(environ, "WEIGHTS_OUT", Path()) if environ.get("WEIGHTS_OUT") else None,
         )
 
@@ -92,13 +95,26 @@ def _flag(environ: Mapping[str, str], name: str) -> bool:
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    seconds = _number(environ, name, default)
+    if not 0 < seconds < float("inf"):
+        raise RequestError(f"{name} is {environ.get(name)!r}; set it to a number of seconds above 0.")
+    return seconds
+
+
+def _gigabytes(environ: Mapping[str, str], name: str, default: float) -> int:
+    """The number of bytes."""
+    gigabytes = _number(environ, name, default)
+    if not 0 <= gigabytes < float("inf"):
+        raise RequestError(f"{name} is {environ.get(name)!r}; set it to a number of GB, or to 0.")
+    return int(gigabytes * 1000**3)
+
+
+def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+    """The number, NaN for a text that is none."""
     value = environ.get(name)
     if not value:
         return default
     try:
-        seconds = float(value)
+        return float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise RequestError(f"{name} is {value!r}; set it to a number of seconds above 0.")
-    return seconds
+        return float("nan")

@@ -22,6 +22,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         hf_endpoint="https://huggingface.co",
         civitai_endpoint="https://civitai.com",
         weights_verify="quick",
+        linked_weights_bytes=20_000_000_000,
         weights_out=None,
     )
     assert (PROJECT_ROOT / "pyproject.toml").is_file()
@@ -30,7 +31,8 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
 def test_a_variable_that_is_set_to_nothing_is_as_good_as_not_set() -> None:
     names = (
         "COMFYUI_DIR MODELS_DIR DATA_DIR COMFYUI_DEVICE COMFYUI_ARGS ENGINE_START_TIMEOUT_S "
-        "ALLOW_PRIVATE_URLS HF_ENDPOINT CIVITAI_ENDPOINT WEIGHTS_VERIFY WEIGHTS_OUT"
+        "ALLOW_PRIVATE_URLS HF_ENDPOINT CIVITAI_ENDPOINT WEIGHTS_VERIFY "
+        "LINKED_WEIGHTS_GB WEIGHTS_OUT"
     )
     assert Settings.from_environ(dict.fromkeys(names.split(), "")) == Settings.from_environ({})
 
@@ -50,6 +52,7 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "HF_ENDPOINT": "http://127.0.0.1:1/",
             "CIVITAI_ENDPOINT": "http://127.0.0.1:2//",
             "WEIGHTS_VERIFY": "full",
+            "LINKED_WEIGHTS_GB": "1.5",
             "WEIGHTS_OUT": "~/out",
         }
     )
@@ -64,11 +67,13 @@ def test_every_variable_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         hf_endpoint="http://127.0.0.1:1",
         civitai_endpoint="http://127.0.0.1:2",
         weights_verify="full",
+        linked_weights_bytes=1_500_000_000,
         weights_out=Path("/home/somebody/out"),
     )
 
 
 TIME = "set it to a number of seconds above 0."
+ROOM = "set it to a number of GB, or to 0."
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,10 @@ TIME = "set it to a number of seconds above 0."
         ("ENGINE_START_TIMEOUT_S", "-1", f"ENGINE_START_TIMEOUT_S is '-1'; {TIME}"),
         ("ENGINE_START_TIMEOUT_S", "inf", f"ENGINE_START_TIMEOUT_S is 'inf'; {TIME}"),
         ("ENGINE_START_TIMEOUT_S", "nan", f"ENGINE_START_TIMEOUT_S is 'nan'; {TIME}"),
+        ("LINKED_WEIGHTS_GB", "20 GB", f"LINKED_WEIGHTS_GB is '20 GB'; {ROOM}"),
+        ("LINKED_WEIGHTS_GB", "-1", f"LINKED_WEIGHTS_GB is '-1'; {ROOM}"),
+        ("LINKED_WEIGHTS_GB", "inf", f"LINKED_WEIGHTS_GB is 'inf'; {ROOM}"),
+        ("LINKED_WEIGHTS_GB", "nan", f"LINKED_WEIGHTS_GB is 'nan'; {ROOM}"),
         ("COMFYUI_ARGS", "--x 'y", 'COMFYUI_ARGS is "--x \'y", which is not a command line: No closing quotation.'),
         ("MODELS_DIR", "~no-such-user/m", "MODELS_DIR is '~no-such-user/m', and there is no such home folder."),
     ],
@@ -90,3 +99,7 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, value: str, m
     with pytest.raises(RequestError) as caught:
         Settings.from_environ({name: value})
     assert str(caught.value) == message
+
+
+def test_no_room_for_linked_weights_is_a_setting_too() -> None:
+    assert Settings.from_environ({"LINKED_WEIGHTS_GB": "0"}).linked_weights_bytes == 0

@@ -8,9 +8,11 @@ Format: server.py of ComfyUI 0.30.0 (node_info): class → {"input": {"required"
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from comfyui.weights.linked_names import is_by_link
 
 CHOICE = "COMBO"
 ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})
@@ -57,9 +59,14 @@ def read_input(name: str, config: object, *, required: bool) -> InputSpec | None
     kind = config[0]
     options = config[1] if len(config) > 1 and isinstance(config[1], Mapping) else {}
     if isinstance(kind, list | tuple):
-        return InputSpec(name, CHOICE, required, options, tuple(str(value) for value in kind))
-    choices = tuple(str(value) for value in options.get("options") or ()) if kind == CHOICE else None
+        return InputSpec(name, CHOICE, required, options, _choices(kind))
+    choices = _choices(options.get("options") or ()) if kind == CHOICE else None
     return InputSpec(name, str(kind), required, options, choices)
+
+
+def _choices(values: Iterable[Any]) -> tuple[str, ...]:
+    """The names to choose from; a file that another prediction's link has brought is nobody else's."""
+    return tuple(str(value) for value in values if not is_by_link(value))
 
 
 class NodeClasses:

@@ -73,7 +73,8 @@ def not_in_list(name: str, value: object, choices: Sequence[str]) -> str:
     more = f" (of {len(choices)})" if len(choices) > LISTED_VALUES or near else ""
     known = f"{'the nearest' if near else 'known'}{more}: {listed}" if choices else "there are none here yet"
     training_input = TRAINING_INPUT_OF.get(name)
-    way_out = f" Bake the file with the training input `{training_input}`." if training_input else ""
+    link = "or give a link to it in place of its name"
+    way_out = f" Bake the file with the training input `{training_input}`, {link}." if training_input else ""
     return f"{name} is {value!r}, which is not there; {known}.{way_out}"
 
 

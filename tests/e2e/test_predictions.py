@@ -162,6 +162,29 @@ def test_a_workflow_and_its_media_may_be_named_by_url(predictor: Served, tmp_pat
     assert pixels(file_of_data_uri(uri))[:3] == b"\x01\x02\x03"
 
 
+def test_weights_may_be_named_by_link_and_are_kept_for_the_next_time(
+    predictor: Served, weight_urls: dict[str, str]
+) -> None:
+    by_name = pixels(picture(predictor, lora_example(seed=21)))
+    url = weight_urls["loras/tiny-sd15-lora.safetensors"]
+    workflow = json.dumps(lora_example(seed=21, lora_name=f"{url}?secret=1"))
+    inputs = {"huggingface_token": "hf_secret", "output_format": "png", "randomise_seeds": False}
+    for said in ("fetched in", "was there already"):
+        answer = predictor.call(workflow_json=workflow, **inputs)
+        assert answer["status"] == "succeeded", answer
+        assert pixels(file_of_data_uri(answer["output"][0])) == by_name
+        (line,) = [line for line in answer["logs"].splitlines() if "input lora_name: by-link/" in line]
+        assert said in line
+        assert "secret" not in answer["logs"]
+
+
+def test_a_link_to_weights_that_leads_nowhere_names_its_node(predictor: Served, weight_urls: dict[str, str]) -> None:
+    url = weight_urls["loras/tiny-sd15-lora.safetensors"].replace("lora.safetensors", "gone.safetensors")
+    error = predictor.error_of(workflow_json=json.dumps(lora_example(seed=21, lora_name=url)))
+    assert "(LoraLoader), input lora_name" in error
+    assert "404" in error
+
+
 def test_progress_and_metrics_say_where_a_run_is_and_where_its_time_went(predictor: Served) -> None:
     answer = predictor.call(workflow_json=json.dumps(example("tiny_sd3", seed=time.time_ns() % 2**32)))
     lines = [line for line in answer["logs"].splitlines() if re.match(r"\s*\d+%\|", line)]

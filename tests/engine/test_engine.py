@@ -28,6 +28,7 @@ from comfyui.engine.server import free_port
 from comfyui.errors import DeadlineError, EngineDiedError, EngineError, StorageError
 from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
+from comfyui.workflow.model_links import ModelLinks
 from tests.parts import EMPTY_IMAGE, SD3, TEST_MODELS, demo_files, example
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -311,7 +312,7 @@ async def test_a_disk_that_takes_no_more_is_a_storage_error_and_leaves_nothing(
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with pytest.raises(StorageError, match="the files of this prediction cannot be written"):
-            await predict(engine, engine_settings, request, lambda _line: None)
+            await predict(engine, engine_settings, ModelLinks(engine, engine_settings), request, lambda _line: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((engine.folders.input.parent / "predictions").iterdir()) == []

@@ -88,7 +88,7 @@ def test_a_good_workflow_has_no_problem() -> None:
             "ckpt_name",
             "b.safetensors",
             "Node 1 (Loader): ckpt_name is 'b.safetensors', which is not there; the nearest (of 1): a.safetensors. "
-            "Bake the file with the training input `checkpoints`.",
+            "Bake the file with the training input `checkpoints`, or give a link to it in place of its name.",
         ),
         (
             "3",

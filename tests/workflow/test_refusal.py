@@ -47,7 +47,7 @@ def explain(answer: dict[str, Any], workflow: dict[str, Any], input_files: tuple
             changed(n4_ckpt_name="sd_xl_base_1.0.safetensor"),
             "Node 4 'Load Checkpoint' (CheckpointLoaderSimple): ckpt_name is 'sd_xl_base_1.0.safetensor', which is not "
             "there; the nearest (of 3): sd_xl_base_1.0.safetensors, cut.safetensors. "
-            "Bake the file with the training input `checkpoints`.",
+            "Bake the file with the training input `checkpoints`, or give a link to it in place of its name.",
             id="checkpoint not there",
         ),
         pytest.param(
@@ -55,14 +55,14 @@ def explain(answer: dict[str, Any], workflow: dict[str, Any], input_files: tuple
             {**WORKFLOW, **LORA_NODE},
             "Node 10 (LoraLoaderModelOnly): lora_name is 'add_detial.safetensors', which is not there; the nearest "
             "(of 13): add_detail.safetensors, style_9.safetensors, style_8.safetensors. Bake the file with the "
-            "training input `loras`.",
+            "training input `loras`, or give a link to it in place of its name.",
             id="LoRA not there",
         ),
         pytest.param(
             refused({"11": ("ControlNetLoader", [answers.CONTROLNET_NOT_THERE])}),
             {**WORKFLOW, **CONTROLNET_NODE},
             "Node 11 (ControlNetLoader): control_net_name is 'a.safetensors', which is not there; there are none here "
-            "yet. Bake the file with the training input `controlnets`.",
+            "yet. Bake the file with the training input `controlnets`, or give a link to it in place of its name.",
             id="no ControlNet at all",
         ),
         pytest.param(
