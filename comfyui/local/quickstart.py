@@ -25,11 +25,12 @@ from comfyui.deadline import Deadline
 from comfyui.engine.device import runs_on_cpu
 from comfyui.engine.upstream import ensure_upstream
 from comfyui.errors import ComfyUIModelError, EngineError, RequestError
-from comfyui.local.cog_server import CogServer, file_of_data_uri, suffix_of_data_uri
+from comfyui.local.cog_server import CogServer
 from comfyui.local.demo_weights import make_demo_weights
 from comfyui.local.demo_workflow import with_prompt, with_seed, with_values
 from comfyui.local.file_server import serve_files
 from comfyui.local.paths import typed_path, typed_url_or_path
+from comfyui.local.saved_outputs import save_outputs
 from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.restore import read_manifest
@@ -146,7 +147,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
     return Options(**values)
 
 
-def run(options: Options) -> list[Path]:
+def run(options: Options) -> list[str]:
     """Do all steps and return the paths of the pictures. Raises the errors of comfyui.errors."""
     settings = Settings.from_environ()
     if options.workflow is not None and not options.workflow.is_file():
@@ -174,7 +175,7 @@ def run(options: Options) -> list[Path]:
                     "randomise_seeds": False,
                 }
             )
-            return _save(_output(answer), options.out)
+            return save_outputs(_output(answer), options.out, "quickstart")
 
 
 def predictor_environ(weights: str, settings: Settings) -> dict[str, str]:
@@ -250,17 +251,6 @@ def _output(answer: Mapping[str, Any]) -> Any:
     if answer.get("status") != "succeeded":
         raise EngineError(str(answer.get("error") or answer))
     return answer["output"]
-
-
-def _save(uris: Sequence[str], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    paths = []
-    for number, uri in enumerate(uris):
-        path = (folder / f"quickstart-{stamp}-{number}{suffix_of_data_uri(uri)}").absolute()
-        path.write_bytes(file_of_data_uri(uri))
-        paths.append(path)
-    return paths
 
 
 if __name__ == "__main__":
