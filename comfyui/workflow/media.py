@@ -42,15 +42,6 @@ def place_input_file(source: Path, input_dir: Path) -> list[str]:
     return sorted(names)
 
 
-def clear_folder(folder: Path) -> None:
-    """Remove everything in a folder, not the folder: ComfyUI keeps its path."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
 def _own_name(source: Path, suffix: str) -> str:
     return source.name if source.suffix.lower() == suffix else f"{source.name[:100]}{suffix}"
 

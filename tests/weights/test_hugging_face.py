@@ -13,7 +13,7 @@ from huggingface_hub import constants, get_hf_file_metadata
 
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.download import open_stream
+from comfyui.weights.http import HttpOpener
 from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
@@ -87,8 +87,8 @@ def test_the_bytes_come_from_where_it_says(settings: Settings) -> None:
     remote = ask("hf://me/models/loras/b%20c.safetensors", settings)
     assert remote.name == "b c.safetensors"
     pinned = understand(remote.url, settings, Tokens())
-    with open_stream(pinned, settings) as stream:
-        assert b"".join(stream.chunks("loras/b c.safetensors")) == B
+    with HttpOpener(settings) as opener, opener.open(pinned, pinned.url) as opened:
+        assert opened.response.content == B
 
 
 def test_a_small_file_has_no_sha256(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from comfyui.errors import InputFileError
 from comfyui.workflow import media
-from comfyui.workflow.media import clear_folder, place_input_file
+from comfyui.workflow.media import place_input_file
 
 FILES = {"a.png": b"first", "references/r1.jpg": b"second" * 500, "references/deep/er.wav": b"third"}
 
@@ -348,14 +348,3 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path) -> None:
     (folder / "a.png").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         place_input_file(make_zip(tmp_path / "a.zip", {"a.png": bytes(100_000)}), folder)
-
-
-def test_clearing_a_folder_keeps_the_folder_and_what_links_point_to(tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "input", tmp_path / "elsewhere"
-    for path in (folder / "sub" / "a.png", folder / "b.png", elsewhere / "kept.png"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    (folder / "link").symlink_to(elsewhere)
-    clear_folder(folder)
-    assert list(folder.iterdir()) == []
-    assert (elsewhere / "kept.png").exists()
