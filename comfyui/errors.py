@@ -15,6 +15,8 @@
     └── EngineError                  ours: ComfyUI itself cannot be started, reached or kept alive
         └── EngineDiedError          the ComfyUI process ended
 
+What only scripts/replicate meets (ServiceError, RunError) is in comfyui/local/replicate/failures.py.
+
 A message is one sentence or a few: what failed, what was seen, what was expected, what to do. The same facts are
 attributes, so that code never has to read the text. Tokens never get into either.
 """

@@ -97,12 +97,12 @@ async def predict(
         for seed in seeds:
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
     classes = NodeClasses(await engine.object_info(fresh=False))
+    found = await links.find(workflow)
     if any(is_certain(problem) for problem in check(workflow, classes)):
         # Now that it is refused, the lists of files are worth asking for again.
-        problems = check(workflow, NodeClasses(await engine.object_info(fresh=True)))
-        found = await links.find(workflow)
-        raise refuse([problem for problem in problems if not found.covers(problem)])
-    found = await links.find(workflow)
+        classes = NodeClasses(await engine.object_info(fresh=True))
+        if problems := [problem for problem in check(workflow, classes) if not found.covers(problem)]:
+            raise refuse(problems)
     bring_limit = Deadline(request.timeout or None, "Fetching the weights that the workflow names by link")
     with room_errors(settings.data_dir, "the files of this prediction", "more bytes"):
         async with (

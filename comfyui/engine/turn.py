@@ -1,8 +1,8 @@
 """One prediction at a time has ComfyUI to itself: its queue, and its input, output and temp folders.
 
-While one runs, the next ones get their files together in folders of their own. A turn exchanges whole folders, which
-takes no time: what is prepared becomes ComfyUI's input folder, and everything that was read and written goes away with
-the prediction whose turn it was, whatever a custom node did there. So no prediction sees a file of another.
+While one runs, the next ones get their files together in folders of their own. A turn moves files by renames, which
+takes no time: what is prepared goes into ComfyUI's input folder, and everything that was read and written goes away
+with the prediction whose turn it was, whatever a custom node did there. So no prediction sees a file of another.
 """
 
 from __future__ import annotations
@@ -89,17 +89,22 @@ def _make(parent: Path) -> OwnFolders:
 def _give(own: OwnFolders, folders: EngineFolders) -> None:
     """Make the prediction's files what ComfyUI finds in its input folder."""
     # Nothing lies in ComfyUI's folders between turns, unless a program besides ours put it there.
-    for folder in (folders.output, folders.temp):
-        if any(folder.iterdir()):
-            shutil.rmtree(folder)
-            folder.mkdir()
-    shutil.rmtree(folders.input)
-    own.input.rename(folders.input)
+    for folder in (folders.input, folders.output, folders.temp):
+        for left in folder.iterdir():
+            left.unlink() if left.is_symlink() or left.is_file() else shutil.rmtree(left)
+    _move_all(own.input, folders.input)
 
 
 def _take_back(own: OwnFolders, folders: EngineFolders) -> None:
-    """Empty ComfyUI's folders by renames only; what was in them is the prediction's."""
+    """Empty ComfyUI's folders; what was in them is the prediction's."""
     for theirs, ours in ((folders.input, own.input), (folders.output, own.output), (folders.temp, own.temp)):
+        ours.mkdir(exist_ok=True)
         if theirs.is_dir():
-            theirs.rename(ours)
-        theirs.mkdir(parents=True)
+            _move_all(theirs, ours)
+        theirs.mkdir(parents=True, exist_ok=True)
+
+
+def _move_all(source: Path, target: Path) -> None:
+    # The folders themselves stay: nodes list them at any time, and a class whose list fails is missing in /object_info.
+    for entry in source.iterdir():
+        entry.rename(target / entry.name)

@@ -301,6 +301,24 @@ async def test_comfyui_gets_no_secret_of_ours(engine_settings: Settings, monkeyp
     assert environ["PATH"]
 
 
+async def test_every_node_class_is_known_while_turns_change(engine: Engine) -> None:
+    """LoadImage lists the input folder when its class is asked about; without the folder it would not be a class."""
+    changing = asyncio.Event()
+
+    async def change() -> None:
+        while not changing.is_set():
+            async with engine.own_folders() as own, engine.turn(own):
+                await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(change())
+    try:
+        for _ in range(5):
+            assert "LoadImage" in await engine.object_info(fresh=True)
+    finally:
+        changing.set()
+        await task
+
+
 async def test_a_disk_that_takes_no_more_is_a_storage_error_and_leaves_nothing(
     engine: Engine, engine_settings: Settings
 ) -> None:
