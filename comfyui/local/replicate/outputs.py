@@ -1,0 +1,106 @@
+"""What a prediction gave back, as files: nothing is overwritten, and nothing that is not whole gets a name."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from comfyui.errors import DownloadError
+from comfyui.settings import Settings
+from comfyui.weights.folders import safe_file_name
+from comfyui.weights.http import HttpOpener
+from comfyui.weights.sources.links import plain
+
+CHUNK_BYTES = 1 << 20
+
+
+def output_urls(output: Any) -> list[str]:
+    """The URLs in a prediction's output, in their order: a string, an object with `url`, or lists of these."""
+    if isinstance(output, str):
+        return [output]
+    if isinstance(output, Mapping):
+        return [output["url"]] if isinstance(output.get("url"), str) else list(_of_each(list(output.values())))
+    return list(_of_each(output)) if isinstance(output, Sequence) else []
+
+
+def _of_each(items: Sequence[Any]) -> Iterator[str]:
+    for item in items:
+        yield from output_urls(item)
+
+
+def save_outputs(output: Any, folder: Path, settings: Settings) -> list[Path]:
+    """Fetch every file of an output into `folder`; returns their paths, in order.
+
+    Any server may be named in an output, so each URL goes through the policy for URLs from outside, without a token.
+    Raises DownloadError; what was saved before it stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with HttpOpener(settings) as opener:
+        return [_save(url, number, folder, opener) for number, url in enumerate(output_urls(output))]
+
+
+def _save(url: str, number: int, folder: Path, opener: HttpOpener) -> Path:
+    handle, name = tempfile.mkstemp(prefix=".output-", suffix=".part", dir=folder)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            own = _write_data_uri(url, file) if url.startswith("data:") else _fetch(url, file, opener)
+        part.chmod(0o644)
+        return _give_name(part, folder, own or f"output-{number}")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, file: BinaryIO, opener: HttpOpener) -> str:
+    source = plain(url)
+    with opener.open(source, source.url) as opened:
+        status = opened.response.status_code
+        if status != 200:
+            gone = (
+                " Replicate keeps outputs for about an hour; run the prediction again." if status in (403, 404) else ""
+            )
+            raise DownloadError(
+                f"{source.display_url} could not be fetched: the server answered {status}.{gone}",
+                url=source.display_url,
+                status=status,
+            )
+        declared = opened.response.headers.get("Content-Length", "")
+        while piece := opener.read(opened, CHUNK_BYTES, source):
+            file.write(piece)
+    if declared.isdigit() and file.tell() != int(declared):
+        raise DownloadError(
+            f"{source.display_url} ended after {file.tell()} of {declared} bytes. Run the same command again.",
+            url=source.display_url,
+        )
+    return safe_file_name(unquote(urlsplit(url).path))
+
+
+def _write_data_uri(uri: str, file: BinaryIO) -> str:
+    head, _, body = uri.partition(",")
+    try:
+        file.write(base64.b64decode(body, validate=True))
+    except binascii.Error:
+        raise DownloadError("An output is a data: URI that is no base64.", url="data:") from None
+    return "output" + (mimetypes.guess_extension(head[5:].split(";", 1)[0], strict=False) or ".bin")
+
+
+def _give_name(part: Path, folder: Path, own: str) -> Path:
+    """Move a whole file to its own name, or to that name with a number where another file has it."""
+    stem, suffix = Path(own).stem, Path(own).suffix
+    number = 1
+    while True:
+        path = folder / (own if number == 1 else f"{stem}-{number}{suffix}")
+        try:
+            # Takes the name, so that nobody else can between the look and the move.
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            continue
+        return part.replace(path)

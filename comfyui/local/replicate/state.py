@@ -1,0 +1,122 @@
+"""What `ship` has done so far, in one small file, so that every step can be gone on from after a kill.
+
+A step is known by a key: what went into it, of which only a hash is kept, since a link can hold a secret. The same
+command finds its steps again; with another file or link, the steps that depend on it are done anew. A step that starts
+something elsewhere is written down before it is asked for. No token is ever in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from comfyui.errors import RequestError, StorageError
+
+FORMAT = 1
+
+
+class ShipState:
+    """The steps of one ship, by name. Every change is on the disk before the method returns.
+
+    Raises RequestError when the file at `path` is not such a state.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._steps: dict[str, dict[str, Any]] = {}
+        self.spent: list[dict[str, Any]] = []
+        try:
+            document = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path} cannot be read as the state of a ship: {error}. Move it away.") from error
+        if not isinstance(document, dict) or document.get("version") != FORMAT:
+            raise RequestError(
+                f"{path} is not the state of a ship, format {FORMAT}. Move it away, or use --state FILE."
+            )
+        self._steps, self.spent = document["steps"], document["spent"]
+
+    def done(self, step: str, key: object) -> Mapping[str, Any] | None:
+        """What a finished step gave, if it was done with this key."""
+        found = self._find(step, key)
+        return found["facts"] if found and found["done"] else None
+
+    def begun(self, step: str, key: object) -> Mapping[str, Any] | None:
+        """What is known of a step that was begun with this key, and not finished."""
+        found = self._find(step, key)
+        return found["facts"] if found and not found["done"] else None
+
+    def begin(self, step: str, key: object, facts: Mapping[str, Any]) -> None:
+        """Write down what is about to be done, or how far it is."""
+        self._write(step, key, facts, done=False)
+
+    def finish(self, step: str, key: object, facts: Mapping[str, Any]) -> None:
+        """Write down that a step is done, and what it gave."""
+        self._write(step, key, facts, done=True)
+
+    def forget(self, step: str) -> None:
+        """Let a step be done anew."""
+        self._steps.pop(step, None)
+        self._save()
+
+    def spend(self, kind: str, run_id: str, seconds: float) -> None:
+        """Count the run time of a run, once."""
+        if all(entry["id"] != run_id for entry in self.spent):
+            self.spent.append({"kind": kind, "id": run_id, "seconds": seconds})
+            self._save()
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of runs that were begun, and whose end nobody has seen."""
+        return [step["facts"]["id"] for step in self._steps.values() if not step["done"] and "id" in step["facts"]]
+
+    @property
+    def seconds(self) -> list[float]:
+        """The run times of all runs so far, those that failed among them."""
+        return [entry["seconds"] for entry in self.spent]
+
+    def _find(self, step: str, key: object) -> dict[str, Any] | None:
+        found = self._steps.get(step)
+        return found if found is not None and found["key"] == _digest(key) else None
+
+    def _write(self, step: str, key: object, facts: Mapping[str, Any], *, done: bool) -> None:
+        self._steps[step] = {"key": _digest(key), "done": done, "facts": dict(facts)}
+        self._save()
+
+    def _save(self) -> None:
+        document = {"version": FORMAT, "steps": self._steps, "spent": self.spent}
+        part = self.path.with_name(f".{self.path.name}.part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)
+
+
+def _digest(key: object) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the lock of a state file: two at once would pay twice. Raises StorageError when another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"Another process is shipping with {path}; wait for it, or follow its run with scripts/replicate "
+                "status ID --follow.",
+                path=str(path),
+                expected="nobody else",
+                seen="another process",
+            ) from error
+        yield
