@@ -128,8 +128,14 @@ class Engine:
         """ComfyUI's node classes. Asked once for each ComfyUI that is started; `fresh` asks again, since the lists of
         files in it change. Raises as `client` does."""
         if fresh or not self.alive() or self._object_info is None or self._object_info[0] != self.pid:
-            client = await self.client()
-            self._object_info = (self.pid, await client.object_info())
+            try:
+                info = await (await self.client()).object_info()
+            except EngineError:
+                if not await self._seen_dead():
+                    raise
+                # It died just then, and nothing was lost with it.
+                info = await (await self.client()).object_info()
+            self._object_info = (self.pid, info)
         return self._object_info[1]
 
     def own_folders(self) -> AbstractAsyncContextManager[OwnFolders]:
