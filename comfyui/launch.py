@@ -16,11 +16,13 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
 WORKER_THREAD = "(prompt_worker)"
 """In the name that Python gives the thread, after its function in ComfyUI's main.py."""
+LAST_WORDS_S = 0.3
 EXIT_SOFTWARE = 70
 """sysexits.h: an internal error."""
 
@@ -37,12 +39,13 @@ def _end_with_worker(ended: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(ended)
         return
     traceback.print_exception(ended.exc_type, ended.exc_value, ended.exc_traceback)
-    print(
+    sys.stderr.write(
         f"The thread that runs prompts ended by {ended.exc_type.__name__}: {ended.exc_value}. "
-        "Does a node call exit()? ComfyUI cannot go on without it.",
-        file=sys.stderr,
-        flush=True,
+        "Does a node call exit()? ComfyUI cannot go on without it.\n"
     )
+    sys.stderr.flush()
+    # Meanwhile the thread that serves HTTP tells on the websocket which node was at work.
+    time.sleep(LAST_WORDS_S)
     os._exit(EXIT_SOFTWARE)
 
 
