@@ -1,8 +1,11 @@
 """Cog inputs → comfyui.weights → one verified tar. Thin: everything that can go wrong is handled, and tested, in comfyui/.
 
-On Replicate the tar becomes the weights of a new version of the model: COG_WEIGHTS of its predictor.
+With pictures, comfyui.training trains a LoRA on the way, which goes into the same tar. On Replicate the tar becomes the
+weights of a new version of the model: COG_WEIGHTS of its predictor.
 """
 
+from pathlib import Path as FilePath
+from threading import Event
 from typing import Optional
 
 from cog import BaseModel, Input, Path, Secret
@@ -10,8 +13,12 @@ from cog import BaseModel, Input, Path, Secret
 from comfyui.cog_inputs import explain_unknown_inputs
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
+from comfyui.threads import in_this_context, in_thread
+from comfyui.training.call import TrainingCall, train_and_bake
+from comfyui.training.parameters import TrainingParameters
 from comfyui.weights.bake import bake
 from comfyui.weights.listener import PlainLines
+from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import Tokens
 
 
@@ -27,7 +34,7 @@ class TrainingOutput(BaseModel):
 
 
 @explain_unknown_inputs
-def train(
+async def train(
     checkpoints: Optional[str] = Input(
         description="Links to checkpoints, one on each line, for example https://huggingface.co/me/models/resolve/main/my.safetensors",
         default=None,
@@ -89,8 +96,96 @@ def train(
         description="Take .ckpt, .pt, .pth and .bin files too. Such files can run any code when they are loaded: turn this on only for sources you trust.",
         default=False,
     ),
+    training_images: Optional[Path] = Input(
+        description="A zip or tar of pictures to train a LoRA from, with captions or without. The LoRA is trained on a checkpoint of this training and baked beside it. All inputs below are for it alone.",
+        default=None,
+    ),
+    lora_name: str = Input(
+        description="File name of the trained LoRA, without its ending.",
+        default="my_lora",
+    ),
+    trigger_word: str = Input(
+        description="The word that shall call the LoRA's subject: it is put into every caption, and is the caption where there is none.",
+        default="",
+    ),
+    base_checkpoint: Optional[str] = Input(
+        description="File name of the checkpoint to train on, where several are given. The first, unless you say otherwise.",
+        default=None,
+    ),
+    steps: int = Input(
+        description="Steps of the optimizer. Some hundreds to a few thousand make a LoRA; ComfyUI's default is only enough to see that it works.",
+        ge=1,
+        le=100000,
+        default=16,
+    ),
+    learning_rate: float = Input(
+        description="How far each step goes. Too large a number makes noise of the pictures.",
+        ge=0.0000001,
+        le=1.0,
+        default=0.0005,
+    ),
+    rank: int = Input(
+        description="Rank of the LoRA's layers: what it can hold, and its size.", ge=1, le=128, default=8
+    ),
+    batch_size: int = Input(description="Pictures that are trained on at once.", ge=1, le=10000, default=1),
+    grad_accumulation_steps: int = Input(
+        description="Batches for each step of the optimizer: like a larger batch, in more time and no more memory.",
+        ge=1,
+        le=1024,
+        default=1,
+    ),
+    optimizer: str = Input(
+        description="How the steps are made.", choices=["AdamW", "Adam", "SGD", "RMSprop"], default="AdamW"
+    ),
+    loss_function: str = Input(
+        description="What is made smaller by training.", choices=["MSE", "L1", "Huber", "SmoothL1"], default="MSE"
+    ),
+    algorithm: str = Input(
+        description="Form of the LoRA's layers.", choices=["LoRA", "LoHa", "LoKr", "OFT"], default="LoRA"
+    ),
+    training_dtype: str = Input(
+        description="Type that is computed in; none is the checkpoint's own.",
+        choices=["bf16", "fp32", "none"],
+        default="bf16",
+    ),
+    lora_dtype: str = Input(description="Type of the LoRA's numbers.", choices=["bf16", "fp32"], default="bf16"),
+    gradient_checkpointing: bool = Input(
+        description="Compute some things twice, to train in less GPU memory.", default=True
+    ),
+    resolution: int = Input(
+        description="Side, in pixels, of the square whose area each picture gets: 512 for SD 1.5, 1024 for SDXL.",
+        ge=64,
+        le=2048,
+        default=512,
+    ),
+    fit: str = Input(
+        description="How pictures of other shapes are treated: buckets keeps nearly their shape, crop cuts the middle square out.",
+        choices=["buckets", "crop"],
+        default="buckets",
+    ),
+    seed: int = Input(
+        description="The same seed, pictures and parameters give the same LoRA on the same kind of machine.",
+        ge=0,
+        default=0,
+    ),
+    existing_lora: Optional[str] = Input(
+        description="Link to a LoRA that ComfyUI trained on such a checkpoint before, to train it further.",
+        default=None,
+    ),
+    sample_prompt: str = Input(
+        description="Prompt of the two pictures that show, without and with the LoRA, what it has learnt. The trigger word, unless you say otherwise.",
+        default="",
+    ),
+    timeout: int = Input(  # noqa: ASYNC109 - an input, by the name that predict.py has it
+        description="Stop the training of the LoRA after this many seconds; 0 is no limit.", ge=0, default=86400
+    ),
+    stall_timeout: int = Input(
+        description="Stop it when ComfyUI gives no sign of life for this many seconds; 0 is no limit.",
+        ge=0,
+        default=1800,
+    ),
 ) -> TrainingOutput:
-    """Fetch the weights, prove each one, and bake them into one tar."""
+    """Fetch the weights, prove each one, train a LoRA if there are pictures, and bake all into one tar."""
     settings = Settings.from_environ()
     lists = {
         "checkpoints": checkpoints,
@@ -124,6 +219,44 @@ def train(
         civitai=civitai_api_token.get_secret_value() if civitai_api_token else None,
     )
     out = settings.weights_out or new_output_folder(settings.data_dir / "trainings") / "weights.tar"
-    bake(lists, out, settings, tokens, PlainLines(say), allow_pickle=allow_pickle)
+    report = in_this_context(say)
+    if training_images is None:
+
+        def work(stop: Event) -> Manifest:
+            return bake(lists, out, settings, tokens, PlainLines(report), allow_pickle=allow_pickle, stop=stop)
+
+    else:
+        call = TrainingCall(
+            # Without Docker a local path arrives as a plain string.
+            images=FilePath(training_images),
+            parameters=TrainingParameters(
+                lora_name=lora_name,
+                trigger_word=trigger_word,
+                steps=steps,
+                learning_rate=learning_rate,
+                rank=rank,
+                batch_size=batch_size,
+                grad_accumulation_steps=grad_accumulation_steps,
+                optimizer=optimizer,
+                loss_function=loss_function,
+                algorithm=algorithm,
+                training_dtype=training_dtype,
+                lora_dtype=lora_dtype,
+                gradient_checkpointing=gradient_checkpointing,
+                resolution=resolution,
+                fit=fit,
+                seed=seed,
+                sample_prompt=sample_prompt,
+            ),
+            base_checkpoint=base_checkpoint or None,
+            existing_lora=existing_lora or None,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+        )
+
+        def work(stop: Event) -> Manifest:
+            return train_and_bake(call, lists, out, settings, tokens, report, say, stop, allow_pickle=allow_pickle)
+
+    await in_thread(work)
     # Cog answers with the bytes of a Path, as base64; who shares our disk (WEIGHTS_OUT) wants only to know where.
     return TrainingOutput(weights=str(out) if settings.weights_out else Path(out))  # type: ignore[call-arg]

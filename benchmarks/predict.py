@@ -48,11 +48,11 @@ PICTURE = PROJECT_ROOT / "docs" / "images" / "quickstart.webp"
 UI_PAIRS = PROJECT_ROOT.parent / "shared" / "data" / "ui_to_api"
 
 
-def tiny_workflow(**sampler: Any) -> dict[str, Any]:
-    """The example with tiny weights; `sampler` changes its sampler's inputs."""
+def tiny_workflow(**values: Any) -> dict[str, Any]:
+    """The example with tiny weights; each value replaces the input of that name in every node that has it."""
     prompt: dict[str, Any] = json.loads((PROJECT_ROOT / "examples" / "workflows" / "tiny_sd3.json").read_text("utf-8"))
-    (node,) = [node for node in prompt.values() if node["class_type"] == "KSampler"]
-    node["inputs"].update(sampler)
+    for node in prompt.values():
+        node["inputs"].update({name: value for name, value in values.items() if name in node["inputs"]})
     return prompt
 
 
@@ -185,7 +185,7 @@ def idle(server: CogServer, runs: int) -> None:
     """Print how long ComfyUI had nothing to do between predictions."""
 
     def predict(number: int) -> float:
-        prompt = with_prefix(tiny_workflow(seed=number, steps=60), f"idle{number}")
+        prompt = with_prefix(tiny_workflow(seed=number, steps=400, width=256, height=256), f"idle{number}")
         prompt |= {
             "100": {"class_type": "LoadImage", "inputs": {"image": f"{pictures}/{number}.webp"}},
             "101": {"class_type": "SaveImage", "inputs": {"images": ["100", 0], "filename_prefix": "input"}},

@@ -2,6 +2,7 @@
 predict server.
 
     weights named by URL ──► train server ──► weights.tar ──► predict server ──► pictures
+    pictures to train on ─┘  (a LoRA, if there are any)
 
 Not for: anything the product itself does; that lives where Replicate runs it too.
 """
@@ -42,15 +43,25 @@ DEMO_CHECKPOINT = "checkpoints/tiny-sd15"
 DEMO_LORA = "loras/tiny-sd15-lora"
 REAL_SIZE = {"width": 512, "height": 512, "steps": 20}
 """For a checkpoint of the person's own; the demo's 256x256 in 4 steps is for a CPU."""
+DEMO_TRAINING = {"steps": 40, "resolution": 128}
+"""Enough for the demo checkpoint, which knows nothing to begin with ..."""
+REAL_TRAINING = {"steps": 1000, "resolution": 512}
+"""... and a first try with a real one of the SD 1.5 kind."""
+TRIGGER_WORD = "my subject"
 SETUP_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said; `checkpoint` and `lora` are URLs or paths, None for the demo's."""
+    """What the command line said; `checkpoint` and `lora` are URLs or paths, None for the demo's. `images` is a folder,
+    zip or tar of pictures to train a LoRA from, None for no training.
+    """
 
     checkpoint: str | None
     lora: str | None
+    images: Path | None
+    trigger_word: str
+    train_steps: int | None
     workflow: Path | None
     prompt: str | None
     seed: int
@@ -64,7 +75,7 @@ class Options:
 class BakeOrder:
     """A training: its inputs, what its server's environment needs, and what tells one order from another."""
 
-    lists: Mapping[str, str]
+    inputs: Mapping[str, Any]
     environ: Mapping[str, str]
     identity: str
 
@@ -129,6 +140,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
         "--checkpoint", metavar="URL", type=typed_url_or_path, help="checkpoint to bake, or a file here"
     )
     parser.add_argument("--lora", metavar="URL", type=typed_url_or_path, help="LoRA to bake, made for that checkpoint")
+    parser.add_argument("--images", metavar="DIR", type=typed_path, help="train a LoRA from these pictures, and use it")
+    parser.add_argument(
+        "--trigger-word", metavar="WORD", default=TRIGGER_WORD, help=f"what --images show (default {TRIGGER_WORD!r})"
+    )
+    parser.add_argument("--train-steps", metavar="N", type=int, help="steps of that training")
     parser.add_argument("--workflow", metavar="FILE", type=typed_path, help="workflow in API format, run as it is")
     parser.add_argument("--prompt", metavar="TEXT", help="what the picture shows")
     parser.add_argument("--seed", metavar="N", type=int, help="make the same picture again (default: a new number)")
@@ -137,6 +153,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--rebake", action="store_true", help="bake again even if these weights are baked already")
     parser.add_argument("--verbose", action="store_true", help="show the servers' logs")
     given = parser.parse_args(arguments)
+    if given.lora and given.images:
+        parser.error("--images trains a LoRA to make the picture with; leave --lora out")
     if given.lora and not given.checkpoint:
         parser.error("--lora needs --checkpoint too: a LoRA only fits the kind of checkpoint it was made for")
     values = vars(given)
@@ -191,8 +209,9 @@ def _weights_to_bake(options: Options, settings: Settings, servers: ExitStack, s
     named = {"checkpoints": options.checkpoint, "loras": options.lora}
     if options.checkpoint is None:
         steps.line("tiny demo weights, made here (name your own with --checkpoint and --lora)")
-        paths = make_demo_weights(settings.data_dir / "demo-models", [DEMO_CHECKPOINT, DEMO_LORA])
-        named = dict(zip(named, map(str, paths), strict=True))
+        demo = {"checkpoints": DEMO_CHECKPOINT} | ({} if options.images else {"loras": DEMO_LORA})
+        paths = make_demo_weights(settings.data_dir / "demo-models", demo.values())
+        named = dict(zip(demo, map(str, paths), strict=True))
     given = {name: value for name, value in named.items() if value}
     for name, value in given.items():
         steps.line(f"{name}: {value}")
@@ -201,7 +220,21 @@ def _weights_to_bake(options: Options, settings: Settings, servers: ExitStack, s
     lists = {name: urls[f"{name}/{local[name].name}"] if name in local else value for name, value in given.items()}
     seen = [[value, *_state(local[name])] if name in local else [value] for name, value in given.items()]
     # Files of this machine come from loopback, which the policy for URLs of strangers would refuse.
-    return BakeOrder(lists, {"ALLOW_PRIVATE_URLS": "1"} if local else {}, json.dumps(seen))
+    environ = {"ALLOW_PRIVATE_URLS": "1"} if local else {}
+    if options.images is None:
+        return BakeOrder(lists, environ, json.dumps(seen))
+    training = _training_inputs(options, options.images)
+    pictures = [[str(path), *_state(path)] for path in sorted([options.images, *options.images.rglob("*")])]
+    return BakeOrder({**lists, **training}, environ, json.dumps([seen, training, pictures]))
+
+
+def _training_inputs(options: Options, images: Path) -> dict[str, Any]:
+    if not images.exists():
+        raise RequestError(f"--images {images}: there is no such folder or file.")
+    inputs = dict(REAL_TRAINING if options.checkpoint else DEMO_TRAINING)
+    if options.train_steps is not None:
+        inputs["steps"] = options.train_steps
+    return {**inputs, "training_images": str(images), "trigger_word": options.trigger_word}
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -220,7 +253,7 @@ def _bake(order: BakeOrder, settings: Settings, steps: Steps, *, rebake: bool) -
     environ = {**order.environ, "WEIGHTS_OUT": str(tar)}
     with CogServer("train", environ=environ, sink=steps.server_line) as server:
         server.wait_ready(Deadline(SETUP_TIMEOUT_S, "The train server's setup"))
-        answer = server.call(order.lists)
+        answer = server.call(order.inputs)
         for line in answer.get("logs", "").splitlines():
             steps.line(line)
         _output(answer)
@@ -238,8 +271,9 @@ def _workflow(options: Options, manifest: Manifest) -> Workflow:
         values = {"ckpt_name": names["checkpoints"]} | ({"lora_name": names["loras"]} if "loras" in names else {})
         workflow = with_values(workflow, values | (REAL_SIZE if options.checkpoint else {}))
     workflow = with_seed(workflow, options.seed)
-    if options.prompt is not None:
-        workflow = with_prompt(workflow, options.prompt)
+    prompt = options.trigger_word if options.prompt is None and options.images else options.prompt
+    if prompt is not None:
+        workflow = with_prompt(workflow, prompt)
     if options.lora_strength is not None:
         strength = options.lora_strength
         workflow = with_values(workflow, {"strength_model": strength, "strength_clip": strength})

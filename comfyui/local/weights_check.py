@@ -82,7 +82,7 @@ def check_tar(location: str, settings: Settings, listener: Listener, stop: Event
             raise RequestError(
                 f"The server of {tar.shown} gives the tar only in one piece. Download it, and verify the file."
             )
-        weights = contents.manifest.weights
+        weights = (*contents.manifest.weights, *contents.manifest.training)
         files = [
             _File(
                 weight.path,
@@ -187,7 +187,7 @@ def _check(files: Sequence[_File], listener: Listener, stop: Event, problems: Se
 def _frame_problems(tar: RangedTar, contents: Contents, manifest: Manifest) -> Iterator[Problem]:
     """What is wrong with the tar around its files: a header, bytes that nobody knows of, its end."""
     position = contents.first.offset + padded(contents.first.size) if contents.first else 0
-    for weight in sorted(manifest.weights, key=lambda weight: weight.offset or 0):
+    for weight in sorted((*manifest.weights, *manifest.training), key=lambda weight: weight.offset or 0):
         offset = weight.offset or 0
         header_at = offset - len(member_header(weight.path, weight.size))
         fault = header_fault(Needed.of(weight), tar.read_at(max(0, header_at), offset - max(0, header_at)))

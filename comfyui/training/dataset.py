@@ -111,8 +111,8 @@ def prepare_dataset(
 def report(dataset: Dataset, *, batch_size: int, grad_accumulation_steps: int, steps: int) -> list[str]:
     """What will be trained on, in plain lines for the log, before the training starts.
 
-    A step of TrainLoraNode is one batch; the LoRA changes once in `grad_accumulation_steps` of them. It draws batches
-    at random, so an epoch is a measure of how often an image is seen, not an order.
+    A step of TrainLoraNode changes the LoRA once, by `grad_accumulation_steps` batches (comfy_extras/nodes_train.py of
+    0.30.0). It draws batches at random, so an epoch is a measure of how often an image is seen, not an order.
     """
     images = dataset.images
     total = sum(image.repeats for image in images)
@@ -125,8 +125,8 @@ def report(dataset: Dataset, *, batch_size: int, grad_accumulation_steps: int, s
         *grouped((image.source, _without_caption(image.caption)) for image in alone),
         f"Sizes: {', '.join(f'{width}x{height} ({count})' for (width, height), count in sorted(sizes.items()))}",
         *(f"Repeats: {line}" for line in _repeats(images)),
-        f"Steps: {per_epoch} in an epoch with batch_size {batch_size}; {steps} are {steps / per_epoch:.3g} epochs and "
-        f"{_count(steps // grad_accumulation_steps, 'change')} of the LoRA",
+        f"Steps: {steps}, each of {grad_accumulation_steps} x {batch_size} images; with {per_epoch} batches in an "
+        f"epoch, {steps * grad_accumulation_steps / per_epoch:.3g} epochs",
     ]
     lines += [f"Note: {line}" for line in grouped((remark.source, remark.text) for remark in dataset.remarks)]
     lines += [f"Skipped: {line}" for line in grouped((skip.source, skip.reason) for skip in dataset.skipped)]

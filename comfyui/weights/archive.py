@@ -7,15 +7,16 @@ one with the same plan (see journal).
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from comfyui.errors import EngineError, WeightsError
 from comfyui.weights.disk import require_room, room_errors, sync_folder
-from comfyui.weights.folders import check_member_path, path_key
+from comfyui.weights.folders import TRAINING_FOLDERS, check_member_path, path_key
 from comfyui.weights.journal import Journal, JournalFile
 from comfyui.weights.layout import BLOCK, RECORD, Layout, member_header, padded, tar_length
 from comfyui.weights.manifest import Manifest, Weight
@@ -46,6 +47,7 @@ class ArchiveWriter:
         self._finished = False
         self._journal: Journal | None = None
         self._appended: list[Weight] = []
+        self._training: list[Weight] = []
         self._end = layout.end
         self._target: Target | None = None
 
@@ -120,33 +122,48 @@ class ArchiveWriter:
         as it was then, and the file may be appended again.
         """
         check_member_path(path)
-        known = [place.planned.path for place in self.layout.places] + [weight.path for weight in self._appended]
+        self._appended.append(self._add(path, url, _fed(chunks, verifier), verifier.finish))
+        return self._appended[-1]
+
+    def append_training(self, path: str, data: bytes) -> Weight:
+        """Add what a training left beside its LoRA ("training/loss.csv"), behind all others. Raises as `append`."""
+        check_member_path(path, TRAINING_FOLDERS)
+        self._training.append(
+            self._add(path, None, [data], lambda: Digest(len(data), hashlib.sha256(data).hexdigest()))
+        )
+        return self._training[-1]
+
+    def _add(self, path: str, url: str | None, chunks: Iterable[bytes], finish: Callable[[], Digest]) -> Weight:
+        known = [place.planned.path for place in self.layout.places]
+        known += [weight.path for weight in (*self._appended, *self._training)]
         if path_key(path) in map(path_key, known):
             raise WeightsError(f"{path} is in the tar already.", path=path, expected="a path used once", seen=path)
         offset = self._end + len(member_header(path, 0))
         position = offset
         with room_errors(self._out.parent, path, "more bytes"):
             for chunk in chunks:
-                verifier.feed(chunk)
                 self.target.write(position, memoryview(chunk))
                 position += len(chunk)
-            digest = verifier.finish()
+            digest = finish()
             self.target.write(position, memoryview(bytes(padded(position) - position)))
             self.target.write(self._end, memoryview(member_header(path, digest.size)))
         self._end = padded(position)
-        self._appended.append(Weight(path, url, digest.size, digest.sha256, offset))
-        return self._appended[-1]
+        return Weight(path, url, digest.size, digest.sha256, offset)
+
+    def weights(self, digests: Sequence[Digest]) -> list[Weight]:
+        """All weights that lie in the tar by now; `digests` are those of the layout's files, in its order."""
+        planned = [
+            Weight(place.planned.path, place.planned.url, digest.size, digest.sha256, place.offset)
+            for place, digest in zip(self.layout.places, digests, strict=True)
+        ]
+        return [*planned, *self._appended]
 
     def finish(self, digests: Sequence[Digest] = ()) -> Manifest:
         """Write the manifest and the tar's end, make it all last, and give the tar its name.
 
         `digests` are those of the layout's files, in its order.
         """
-        weights = [
-            Weight(place.planned.path, place.planned.url, digest.size, digest.sha256, place.offset)
-            for place, digest in zip(self.layout.places, digests, strict=True)
-        ]
-        manifest = Manifest((*weights, *self._appended))
+        manifest = Manifest(tuple(self.weights(digests)), training=tuple(self._training))
         length = tar_length(self._end)
         with room_errors(self._out.parent, self._out.name, "more bytes"):
             self._zero(length)
@@ -165,3 +182,9 @@ class ArchiveWriter:
             self.target.write(behind, memoryview(bytes(place.end - behind)))
         self.target.write(self._end, memoryview(bytes(length - self._end)))
         self.target.truncate(length)
+
+
+def _fed(chunks: Iterable[bytes], verifier: Verifier) -> Iterator[bytes]:
+    for chunk in chunks:
+        verifier.feed(chunk)
+        yield chunk

@@ -12,17 +12,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.archive import ArchiveWriter
+from comfyui.weights.archive import ArchiveWriter, unfinished
 from comfyui.weights.disk import room_errors
-from comfyui.weights.folders import workflow_use
+from comfyui.weights.folders import TRAINING_FOLDERS, workflow_use
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.journal import JournalFile
 from comfyui.weights.layout import Place, Planned, plan_layout
 from comfyui.weights.listener import Listener
-from comfyui.weights.manifest import Manifest
+from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.sources import RemoteFile, Tokens
 from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
@@ -31,6 +32,23 @@ from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError,
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
 from comfyui.weights.verify import Digest, Verifier
 from comfyui.weights.wanted import Found, check, find, want
+
+
+class Addition(Protocol):
+    """What goes into a tar beside the files of its links, made from them once they are there: a LoRA trained on one."""
+
+    @property
+    def members(self) -> Sequence[str]:
+        """The paths of all that it will add, in model folders or in training/."""
+
+    def check(self, found: Sequence[Found], opener: HttpOpener) -> None:
+        """Refuse files that it cannot be made from, before a byte of them is fetched. Raises ComfyUIModelError."""
+
+    def make(self, tar: Path, weights: Sequence[Weight], stop: threading.Event) -> Mapping[str, bytes]:
+        """The bytes of each of its members. `tar` is the unfinished tar, in which `weights` lie at their offsets.
+
+        Ends early, with TransferStoppedError, once `stop` is set.
+        """
 
 
 class _OtherSizeError(Exception):
@@ -52,8 +70,11 @@ def bake(
     resume: bool = False,
     options: TransferOptions | None = None,
     stop: threading.Event | None = None,
+    addition: Addition | None = None,
 ) -> Manifest:
     """Fetch every link of `request` (training input → list of links) into the tar `out`; return its manifest.
+
+    `addition` goes in behind them.
 
     With `resume`, what is fetched stays on the disk when the bake is interrupted, and the next one with the same
     request goes on from there. Raises TrainingInputError for what must be given otherwise, DownloadError when a server
@@ -66,8 +87,19 @@ def bake(
         found = find(wanted, settings, opener, listener, retry_waits_s=waits_s)
         for again in range(options.policy.restarts + 1):
             check(found, allow_pickle=allow_pickle)
+            if addition is not None:
+                addition.check(found, opener)
             oven = _Oven(
-                found, out, settings, opener, listener, options, stop, allow_pickle=allow_pickle, resume=resume
+                found,
+                out,
+                settings,
+                opener,
+                listener,
+                options,
+                stop,
+                addition,
+                allow_pickle=allow_pickle,
+                resume=resume,
             )
             try:
                 manifest = oven.bake()
@@ -97,6 +129,7 @@ class _Oven:
         listener: Listener,
         options: TransferOptions,
         stop: threading.Event | None,
+        addition: Addition | None,
         *,
         allow_pickle: bool,
         resume: bool,
@@ -111,13 +144,17 @@ class _Oven:
         self._resume = resume
         self._options = options
         self._stop = stop or threading.Event()
+        self._addition = addition
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
     def bake(self) -> Manifest:
         """Fetch, prove and lay down every file. Raises _OtherSizeError where the layout cannot hold any more."""
         layout = plan_layout(
             [Planned(item.path, item.remote.manifest_url, item.remote.size or 0) for item in self._sized],
-            [(item.wanted.folder, item.remote.manifest_url) for item in self._unsized],
+            [
+                *((item.wanted.folder, item.remote.manifest_url) for item in self._unsized),
+                *((path.partition("/")[0], None) for path in (self._addition.members if self._addition else ())),
+            ],
         )
         files = [(item.path, item.remote.size) for item in (*self._sized, *self._unsized)]
         with ArchiveWriter(self._out, layout, keep_unfinished=self._resume) as archive:
@@ -132,10 +169,20 @@ class _Oven:
                 digests = self._fetch_sized(archive, layout.places, known)
                 for item in self._unsized:
                     self._fetch_unsized(archive, item)
-                manifest = archive.finish(digests)
             finally:
                 self._listener.end()
-        return manifest
+            if self._addition is not None:
+                self._add(archive, self._addition, digests)
+            return archive.finish(digests)
+
+    def _add(self, archive: ArchiveWriter, addition: Addition, digests: Sequence[Digest]) -> None:
+        made = addition.make(unfinished(self._out), archive.weights(digests), self._stop)
+        for path in addition.members:
+            if path.partition("/")[0] in TRAINING_FOLDERS:
+                archive.append_training(path, made[path])
+                continue
+            weight = archive.append(path, None, [made[path]], Verifier(path, allow_pickle=False))
+            self._listener.proven(path, weight.size, weight.sha256)
 
     def _fetch_sized(
         self, archive: ArchiveWriter, places: Sequence[Place], known: Mapping[str, frozenset[int]]

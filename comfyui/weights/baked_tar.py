@@ -69,7 +69,7 @@ def read_contents(tar: RangedTar | StreamTar) -> Contents:
     if first.size > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_NAME} is {first.size} bytes long; {MAX_MANIFEST_BYTES} is the limit.")
     manifest = Manifest.parse(b"".join(reader.data(first.size, MANIFEST_NAME)))
-    for weight in manifest.weights:
+    for weight in (*manifest.weights, *manifest.training):
         if weight.offset is None:
             raise ManifestError(
                 f"In {MANIFEST_NAME}, {weight.path!r} has no offset, so this tar is not what training made. "
@@ -81,7 +81,8 @@ def read_contents(tar: RangedTar | StreamTar) -> Contents:
 
 def expected_length(contents: Contents) -> int:
     """How long the whole tar must be."""
-    weights = contents.manifest.weights if contents.manifest else ()
+    manifest = contents.manifest
+    weights = (*manifest.weights, *manifest.training) if manifest else ()
     start = contents.first.offset + padded(contents.first.size) if contents.first else 0
     return tar_length(max([start, *(padded((weight.offset or 0) + weight.size) for weight in weights)]))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
@@ -29,6 +29,9 @@ MODEL_FOLDERS = frozenset(
 )
 # fmt: on
 """Names of the folders under ComfyUI's models folder that may receive weights."""
+
+TRAINING_FOLDERS = frozenset({"training"})
+"""Of a tar, the folder of what a LoRA training left beside its LoRA (losses, samples): no weights, never restored."""
 
 TRAINING_INPUTS: Mapping[str, str] = MappingProxyType(
     {
@@ -89,10 +92,10 @@ _WINDOWS_FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
-def check_member_path(path: str) -> PurePosixPath:
+def check_member_path(path: str, folders: Collection[str] = MODEL_FOLDERS) -> PurePosixPath:
     """Return `path` as a path relative to the models folder, or raise WeightsError that says what is wrong with it.
 
-    A good path names a known model folder first and a file in it, and could be written on any disk.
+    A good path names one of `folders` first and a file in it, and could be written on any disk.
     """
     parts = path.split("/")
     fault = None
@@ -102,8 +105,8 @@ def check_member_path(path: str) -> PurePosixPath:
         fault = f"it is longer than {MAX_PATH_BYTES} bytes"
     else:
         fault = next(filter(None, map(_part_fault, parts)), None)
-        if fault is None and parts[0] not in MODEL_FOLDERS:
-            fault = f"{parts[0]!r} is no model folder of ComfyUI"
+        if fault is None and parts[0] not in folders:
+            fault = f"{parts[0]!r} is no {'model folder of ComfyUI' if folders is MODEL_FOLDERS else 'folder for it'}"
     if fault is not None:
         raise WeightsError(f"The path {path[:300]!r} cannot be used for weights: {fault}.", path=path, seen=path)
     return PurePosixPath(path)

@@ -27,6 +27,16 @@ class StructureCheck(Protocol):
         """Say that there are no more."""
 
 
+class AnyBytes:
+    """The check of files that may hold anything."""
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """Say that there are no more."""
+
+
 def check_extension(path: str, *, allow_pickle: bool) -> None:
     """Raise WeightsError unless files with this path's extension are accepted."""
     extension = _extension(path)

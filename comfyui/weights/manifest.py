@@ -4,8 +4,10 @@
                                 "offset": 10752}]}
 
 `path` is relative to ComfyUI's models folder. `url` may be null (the file came from no link). `offset`, only inside a
-tar, is where the file's bytes begin in it. docs/weights.md describes the format for users. Parsing is strict, since
-everything a restore trusts is in here: whatever is unknown, missing or odd is an error that names its entry.
+tar, is where the file's bytes begin in it. A tar with a LoRA that was trained has a second list, `training`, of the
+same form: what the training left beside it, under training/, to be read and not to be restored. docs/weights.md
+describes the format for users. Parsing is strict, since everything a restore trusts is in here: whatever is unknown,
+missing or odd is an error that names its entry.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from urllib.parse import urlsplit
 
 from comfyui.errors import ManifestError, WeightsError
 from comfyui.weights.disk import part_beside, sync_folder
-from comfyui.weights.folders import MAX_PART_BYTES, check_member_path, path_key
+from comfyui.weights.folders import MAX_PART_BYTES, MODEL_FOLDERS, TRAINING_FOLDERS, check_member_path, path_key
 
 MANIFEST_NAME = "weights_manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -55,6 +57,7 @@ class Manifest:
 
     weights: tuple[Weight, ...]
     version: int = VERSION
+    training: tuple[Weight, ...] = ()
 
     @classmethod
     def parse(cls, data: str | bytes) -> Manifest:
@@ -69,19 +72,27 @@ class Manifest:
                 f"{MANIFEST_NAME} must be a JSON object with version {VERSION}; seen {seen!r:.100}. "
                 "It was made by another program, or by a newer version of this one."
             )
-        _check_keys(document, ("version", "weights"), ("version", "weights"), None)
-        if not isinstance(document["weights"], list):
-            raise ManifestError(f"In {MANIFEST_NAME}, weights must be a list.")
-        manifest = cls(tuple(_parse_weight(index, entry) for index, entry in enumerate(document["weights"])))
+        _check_keys(document, ("version", "weights"), ("version", "weights", "training"), None)
+        lists = {"weights": document["weights"], "training": document.get("training", [])}
+        for name, entries in lists.items():
+            if not isinstance(entries, list):
+                raise ManifestError(f"In {MANIFEST_NAME}, {name} must be a list.")
+        manifest = cls(
+            _parse_weights(lists["weights"], MODEL_FOLDERS),
+            training=_parse_weights(lists["training"], TRAINING_FOLDERS),
+        )
         manifest._check_unique()
         return manifest
 
     def dump(self) -> bytes:
         """The manifest as JSON for people and programs, the same bytes for the same weights. Raises ManifestError."""
-        for index, weight in enumerate(self.weights):
-            _check_weight(weight, weight.path or f"entry {index}")
+        for entries, folders in ((self.weights, MODEL_FOLDERS), (self.training, TRAINING_FOLDERS)):
+            for index, weight in enumerate(entries):
+                _check_weight(weight, weight.path or f"entry {index}", folders)
         self._check_unique()
-        document = {"version": self.version, "weights": [_as_json(weight) for weight in self.weights]}
+        document: dict[str, Any] = {"version": self.version, "weights": [_as_json(weight) for weight in self.weights]}
+        if self.training:
+            document["training"] = [_as_json(weight) for weight in self.training]
         return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
     @classmethod
@@ -108,7 +119,7 @@ class Manifest:
 
     def _check_unique(self) -> None:
         taken: dict[str, str] = {}
-        for weight in self.weights:
+        for weight in (*self.weights, *self.training):
             key = path_key(weight.path)
             if key in taken:
                 raise ManifestError(
@@ -141,7 +152,11 @@ def _as_json(weight: Weight) -> dict[str, Any]:
     return entry if weight.offset is None else {**entry, "offset": weight.offset}
 
 
-def _parse_weight(index: int, entry: Any) -> Weight:
+def _parse_weights(entries: Sequence[Any], folders: Collection[str]) -> tuple[Weight, ...]:
+    return tuple(_parse_weight(index, entry, folders) for index, entry in enumerate(entries))
+
+
+def _parse_weight(index: int, entry: Any, folders: Collection[str]) -> Weight:
     name = f"entry {index}"
     if not isinstance(entry, dict):
         raise ManifestError(f"In {MANIFEST_NAME}, {name} must be a JSON object.", entry=name)
@@ -151,7 +166,7 @@ def _parse_weight(index: int, entry: Any) -> Weight:
     if "offset" in entry and entry["offset"] is None:
         raise ManifestError(f"In {MANIFEST_NAME}, {name!r:.300} has no number as its offset.", entry=name)
     weight = Weight(**entry)
-    _check_weight(weight, name)
+    _check_weight(weight, name, folders)
     return weight
 
 
@@ -166,7 +181,7 @@ def _check_keys(found: dict[str, Any], required: tuple[str, ...], allowed: tuple
             raise ManifestError(f"{where} lacks the key {key!r}.", entry=entry)
 
 
-def _check_weight(weight: Weight, name: str) -> None:
+def _check_weight(weight: Weight, name: str, folders: Collection[str]) -> None:
     fault = None
     if not isinstance(weight.path, str):
         fault = "its path is not text"
@@ -183,7 +198,7 @@ def _check_weight(weight: Weight, name: str) -> None:
     if fault is not None:
         raise ManifestError(f"In {MANIFEST_NAME}, {name!r:.300} cannot be used: {fault}.", entry=name)
     try:
-        check_member_path(weight.path)
+        check_member_path(weight.path, folders)
     except WeightsError as e:
         raise ManifestError(f"In {MANIFEST_NAME}, {name!r:.300} cannot be used. {e}", entry=name) from e
 

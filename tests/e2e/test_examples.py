@@ -9,6 +9,7 @@ import io
 import json
 import re
 import wave
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,25 @@ def test_two_loras(this: Example) -> None:
     assert all(distance(one, other) > 1 for one in made for other in made if one is not other)
 
 
+def test_lcm(this: Example) -> None:
+    made = this.picture()
+    assert made.size == (128, 128)
+    assert is_lively(made)
+    assert distance(this.picture(seed=43), made) > 10
+    # At a guidance of 1 the negative prompt counts for nothing, and above it does.
+    other = {"Negative prompt": {"text": "a blue whale"}}
+    assert furthest(this.picture(other), made) == 0
+    assert furthest(this.picture(other, cfg=2.0), this.picture(cfg=2.0)) > 0
+
+
+def test_turbo(this: Example) -> None:
+    made = this.picture()
+    assert made.size == (128, 128)
+    assert is_lively(made)
+    assert distance(this.picture(noise_seed=43), made) > 10
+    assert distance(this.picture(steps=4), made) > 1
+
+
 def test_img2img(this: Example, photo: Path) -> None:
     with Image.open(photo) as image:
         sent = image.convert("RGB").resize((64, 64))
@@ -216,6 +236,22 @@ def test_inpaint(this: Example, photo: Path, tmp_path: Path) -> None:
     outside = Image.composite(made, sent, alpha)  # the hole as it was sent, the rest as it came back
     assert furthest(outside, sent) == 0
     assert distance(this.picture(send=tmp_path / "clear.png", seed=43).crop(HOLE), made.crop(HOLE)) > 5
+
+
+def test_inpaint_mask(this: Example, photo: Path, tmp_path: Path) -> None:
+    with Image.open(photo) as image:
+        sent = image.convert("RGB")
+    keep = Image.new("L", sent.size, 255)
+    keep.paste(0, HOLE)
+    ImageChops.invert(keep).save(tmp_path / "mask.png")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as both:
+        both.write(photo, "photo.png")
+        both.write(tmp_path / "mask.png", "mask.png")
+
+    made = this.picture(send=tmp_path / "both.zip")
+    assert distance(made.crop(HOLE), sent.crop(HOLE)) > 10
+    assert is_lively(made.crop(HOLE))
+    assert furthest(Image.composite(made, sent, keep), sent) == 0
 
 
 def test_outpaint(this: Example, photo: Path) -> None:

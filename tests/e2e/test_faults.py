@@ -34,7 +34,7 @@ def normal(server: Served) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("exit", ["Node 5 'Trouble' (TestFault) was the last that was seen at work", "SystemExit: 3. Does a node call"]),
+        ("exit", ["Node 5 'Trouble' (TestFault) was the last that was seen at work", "SystemExit: 3. Does a node"]),
         # A sudden death comes before the word that the node has begun.
         ("os_exit", ["ComfyUI ended while it ran the workflow", "with exit code 4"]),
         ("abort", ["ComfyUI ended while it ran the workflow", "killed by signal 6"]),

@@ -108,7 +108,17 @@ def test_a_mistake_on_the_command_line_is_one_message_without_a_stack_trace(
 
 
 def test_help_teaches(environ: dict[str, str], tmp_path: Path) -> None:
-    for name in ("quickstart", "serve", "generate", "fetch-comfyui", "setup", "weights", "workflow"):
+    for name in (
+        "quickstart",
+        "serve",
+        "generate",
+        "train-lora",
+        "replicate",
+        "weights",
+        "workflow",
+        "fetch-comfyui",
+        "setup",
+    ):
         done = script(name, "--help", cwd=tmp_path, environ=environ)
         assert done.returncode == 0
         assert len(done.stdout) > 100

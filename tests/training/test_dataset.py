@@ -409,7 +409,7 @@ def test_the_report_says_what_is_learnt_what_was_changed_and_what_left_out(tmp_p
         "Repeats: 2_sea: 2 x 1",
         "Repeats: 10_fox: 10 x 2",
         "Repeats: (top): 1 x 1",
-        "Steps: 6 in an epoch with batch_size 4; 100 are 16.7 epochs and 33 changes of the LoRA",
+        "Steps: 100, each of 3 x 4 images; with 6 batches in an epoch, 50 epochs",
         "Note: smaller than 128x128, scaled up: 2_sea/c.png, 10_fox/a.png, 10_fox/b.png, sea.png",
         "Skipped: a text without an image of the same name: note.txt",
         "Skipped: no image and no caption: 0.npz, 1.npz, 2.npz, 3.npz, 4.npz, 5.npz, 6.npz, 7.npz and 3 more",
