@@ -67,7 +67,7 @@ class Predictor(BaseRunner):
             default=95,
         ),
         embed_workflow: bool = Input(
-            description="Keep the workflow inside still images, as ComfyUI does, so that they can be dropped into it again. Turn it off to give pictures to others without it.",
+            description="Keep the workflow inside images, videos and sounds, as ComfyUI does, so that they can be dropped into it again. Turn it off to give them to others without it.",
             default=True,
         ),
         randomise_seeds: bool = Input(

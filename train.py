@@ -14,7 +14,7 @@ from comfyui.cog_inputs import explain_unknown_inputs
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
 from comfyui.threads import in_this_context, in_thread
-from comfyui.training.call import TrainingCall, train_and_bake
+from comfyui.training.call import TrainingCall, check_no_pictures, train_and_bake
 from comfyui.training.parameters import TrainingParameters
 from comfyui.weights.bake import bake
 from comfyui.weights.listener import PlainLines
@@ -127,9 +127,14 @@ async def train(
     rank: int = Input(
         description="Rank of the LoRA's layers: what it can hold, and its size.", ge=1, le=128, default=8
     ),
-    batch_size: int = Input(description="Pictures that are trained on at once.", ge=1, le=10000, default=1),
+    batch_size: int = Input(
+        description="Pictures that are trained on at once. ComfyUI computes each of them with the captions of all, so that 4 take the work of 16: grad_accumulation_steps is cheaper.",
+        ge=1,
+        le=10000,
+        default=1,
+    ),
     grad_accumulation_steps: int = Input(
-        description="Batches for each step of the optimizer: like a larger batch, in more time and no more memory.",
+        description="Batches for each step of the optimizer: as good as a larger batch, in no more memory.",
         ge=1,
         le=1024,
         default=1,
@@ -173,8 +178,14 @@ async def train(
         default=None,
     ),
     sample_prompt: str = Input(
-        description="Prompt of the two pictures that show, without and with the LoRA, what it has learnt. The trigger word, unless you say otherwise.",
+        description="Prompt of the pictures that show what the LoRA has learnt. The trigger word, unless you say otherwise.",
         default="",
+    ),
+    sample_every: int = Input(
+        description="Make a picture with the LoRA so far after each so many steps, too; 0 makes them at the end alone. The optimizer begins anew each time: better hundreds of steps than tens.",
+        ge=0,
+        le=100000,
+        default=0,
     ),
     timeout: int = Input(  # noqa: ASYNC109 - an input, by the name that predict.py has it
         description="Stop the training of the LoRA after this many seconds; 0 is no limit.", ge=0, default=86400
@@ -221,6 +232,12 @@ async def train(
     out = settings.weights_out or new_output_folder(settings.data_dir / "trainings") / "weights.tar"
     report = in_this_context(say)
     if training_images is None:
+        check_no_pictures(
+            trigger_word=trigger_word,
+            base_checkpoint=base_checkpoint,
+            existing_lora=existing_lora,
+            sample_prompt=sample_prompt,
+        )
 
         def work(stop: Event) -> Manifest:
             return bake(lists, out, settings, tokens, PlainLines(report), allow_pickle=allow_pickle, stop=stop)
@@ -247,6 +264,7 @@ async def train(
                 fit=fit,
                 seed=seed,
                 sample_prompt=sample_prompt,
+                sample_every=sample_every,
             ),
             base_checkpoint=base_checkpoint or None,
             existing_lora=existing_lora or None,

@@ -17,9 +17,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import IO
 
 from comfyui.errors import RequestError
+from comfyui.weights.transfer.pump import TransferStoppedError
 
 MAX_PATH_BYTES = 1000
 MAX_PATH_PARTS = 30
@@ -66,11 +68,11 @@ def archive_suffix(source: Path) -> str | None:
         return None
 
 
-def unpack(source: Path, folder: Path, given: ArchiveInput) -> list[str]:
+def unpack(source: Path, folder: Path, given: ArchiveInput, stop: Event | None = None) -> list[str]:
     """Put the files of a zip or tar below `folder`, which exists; returns their names there, in the archive's order.
 
     What desktops add by themselves is left out. Raises `given.error` for an archive that is damaged, hostile or holds
-    too much; what was unpacked before that stays.
+    too much, and TransferStoppedError soon after `stop` is set; what was unpacked before that stays.
     """
     total = 0
     names: list[str] = []
@@ -93,6 +95,8 @@ def unpack(source: Path, folder: Path, given: ArchiveInput) -> list[str]:
                         raise given.error(
                             f"{given.name} {source.name!r} unpacks to more than {given.max_total_bytes >> 30} GiB."
                         )
+                    if stop is not None and stop.is_set():
+                        raise TransferStoppedError(f"Unpacking {given.name} was stopped.")
                     out.write(chunk)
             names.append(path.as_posix())
     return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfyui.metadata import hide_folder, without_metadata
+from comfyui.metadata import our_names_hidden, without_metadata
 
 STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 PILLOW_FORMATS = {"webp": "WEBP", "jpg": "JPEG"}
@@ -30,7 +29,8 @@ class ImageOptions:
     """How still images are given back.
 
     `format` is "webp", "jpg" or "png"; `quality` is 0 to 100, unused for png; `embed_workflow` keeps the workflow in
-    the file, as ComfyUI does; `run_folder` is the folder that we put before its filename_prefix, to be taken out.
+    the file, as ComfyUI does, and counts for videos and sounds too; `run_folder` is the folder that we put before its
+    filename_prefix, to be taken out.
     """
 
     format: str
@@ -52,11 +52,7 @@ def deliver_image(source: Path, target_stem: Path, options: ImageOptions) -> Pat
                 return _convert(image, target_stem.with_name(target_stem.name + wanted), options)
     target = target_stem.with_name(target_stem.name + suffix)
     file = source.read_bytes()
-    changed = hide_folder(file, suffix, options.run_folder) if options.embed_workflow else without_metadata(file)
-    if changed is file:
-        shutil.copyfile(source, target)
-    else:
-        target.write_bytes(changed)
+    target.write_bytes(our_names_hidden(file, options.run_folder) if options.embed_workflow else without_metadata(file))
     return target
 
 
@@ -95,7 +91,7 @@ def _texts(image: Image.Image, options: ImageOptions) -> dict[str, str]:
     for key, tag in EXIF_TAGS.items():
         text = image.info.get(key) or str(exif.get(tag, "")).removeprefix(f"{key}:")
         if text:
-            hidden = hide_folder(str(text).encode(errors="replace"), ".webp", options.run_folder)
+            hidden = our_names_hidden(str(text).encode(errors="replace"), options.run_folder)
             texts[key] = hidden.decode(errors="replace")
     return texts
 

@@ -1,5 +1,8 @@
 """The workflow that ComfyUI keeps inside its files: cleaned of what we changed in it, or taken out. Pure.
 
+Images are written anew; in videos and sounds, texts change where they stand, and their lengths do not: in JSON, spaces
+may stand where something got shorter.
+
 Formats: PNG specification, third edition (W3C), 5.2 to 5.3 (signature, chunks) and 11.3 (texts, eXIf); WebP container
 specification (Google), extended file format; JPEG, ITU-T T.81 annex B (marker segments). "comf" is ComfyUI's own
 chunk of animated PNGs (comfy_api/latest/_ui.py of 0.30.0).
@@ -7,10 +10,15 @@ chunk of animated PNGs (comfy_api/latest/_ui.py of 0.30.0).
 
 from __future__ import annotations
 
+import json
+import mmap
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+
+from comfyui.weights.linked_names import BY_LINK
+from comfyui.workflow.changes import RUN_ANEW
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = frozenset({b"tEXt", b"comf"})
@@ -21,26 +29,62 @@ WEBP_FLAGS = 0x08 | 0x04
 JPEG_METADATA = frozenset({0xE1, 0xFE})
 """APP1 (EXIF and XMP) and COM."""
 JPEG_SCAN = 0xDA
-IN_PLACE_SUFFIXES = frozenset({".webp", ".mp4", ".mov", ".webm", ".flac", ".mp3"})
-"""Files whose texts may change where they stand. In .ogg, .opus and .mkv a checksum would no longer fit."""
+IN_PLACE_SUFFIXES = frozenset({".mp4", ".mov", ".webm", ".flac", ".mp3"})
+"""Videos and sounds whose texts may change where they stand. In .ogg, .opus and .mkv a checksum would no longer fit."""
+PROMPT_START = re.compile(rb'\{"(?:[^"\\]|\\.){1,100}": \{"(?:inputs|class_type|_meta)": ')
+"""As ComfyUI's saving nodes write a prompt: json.dumps() with its usual spaces (comfy_extras/nodes_video.py)."""
+MAX_PROMPT_BYTES = 32 * 1024**2
+_STRING = rb'(?:[^"\\]|\\.)*'
 
 
-def hide_folder(file: bytes, suffix: str, folder: str) -> bytes:
-    """The file with its saving nodes' own filename_prefix again, without `folder` and the numbers below it.
+def our_names_hidden(file: bytes, folder: str) -> bytes:
+    """A PNG or WebP file, or a text, in which the prompt has the names that the person knows.
 
-    Lengths do not change: in the JSON of a prompt, spaces may follow the string that got shorter. A file of another
-    kind than PNG and IN_PLACE_SUFFIXES, or one that does not name the folder, comes back as it is.
+    That is a filename_prefix without `folder` and the numbers below it, and a file that came by link without our
+    folder and digest. Its length does not change.
     """
-    if folder.encode() not in file:
-        return file
-    ours = re.compile(re.escape(folder.encode()) + rb'/\d+/\d+/((?:[^"\\]|\\.)*")')
-
-    def shorter(found: re.Match[bytes]) -> bytes:
-        return found[1].ljust(len(found[0]))
-
+    ours = _our_names(folder)
     if file.startswith(PNG_SIGNATURE):
-        return _png(file, lambda kind, body: ours.sub(shorter, body) if kind in PNG_TEXTS else body)
-    return ours.sub(shorter, file) if suffix in IN_PLACE_SUFFIXES else file
+        return _png(file, lambda kind, body: ours.sub(_shorter, body) if kind in PNG_TEXTS else body)
+    return ours.sub(_shorter, file)
+
+
+def changes_in_place(file: bytes | mmap.mmap, folder: str, *, keep_prompt: bool) -> Iterator[tuple[int, bytes]]:
+    """What to write where, so that a video or sound has the person's names in its prompt, or no prompt at all.
+
+    Only prompts are found that stand there as ComfyUI's own nodes write them.
+    """
+    if keep_prompt:
+        for found in _our_names(folder).finditer(file):
+            yield found.start(), _shorter(found)
+    else:
+        end = 0
+        for found in PROMPT_START.finditer(file):
+            if found.start() < end:
+                continue
+            text = file[found.start() : found.start() + MAX_PROMPT_BYTES].decode("latin-1")
+            try:
+                _, length = json.JSONDecoder().raw_decode(text)
+            except (ValueError, RecursionError):
+                continue
+            end = found.start() + length
+            yield found.start(), b" " * length
+
+
+def _our_names(folder: str) -> re.Pattern[bytes]:
+    place = re.escape(folder.encode()) + rb"/\d+/\d+"
+    digest = rb"-(?:[0-9a-f]{64}|[0-9a-f]{12})"
+    forms = (
+        place + rb"/(?P<prefix>" + _STRING + rb'")',
+        BY_LINK.encode() + rb"/[0-9a-f]{16}/(?P<stem>" + _STRING + rb"?)" + digest + rb'(?P<ending>\.\w+")',
+        rb'(?:, )?"' + RUN_ANEW.encode() + rb'": "' + place + rb'"',
+    )
+    return re.compile(rb"|".join(forms))
+
+
+def _shorter(found: re.Match[bytes]) -> bytes:
+    parts = found["prefix"], found["stem"], found["ending"]
+    return b"".join(part for part in parts if part is not None).ljust(len(found[0]))
 
 
 def without_metadata(file: bytes) -> bytes:

@@ -5,22 +5,23 @@ Not for: finding out that a run is done (engine), or what the nodes are (workflo
 
 from __future__ import annotations
 
+import mmap
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from comfyui.engine.server import EngineFolders
 from comfyui.errors import EngineError
 from comfyui.images import STILL_SUFFIXES, ImageOptions, deliver_image
-from comfyui.metadata import IN_PLACE_SUFFIXES, hide_folder
+from comfyui.metadata import IN_PLACE_SUFFIXES, changes_in_place
+from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.workflow.parse import Workflow
 
-MAX_CLEANED_BYTES = 512 * 1024**2
-"""A larger file than this keeps our folder in the filename_prefix inside it: it would have to be held in memory."""
 TEXT_SUFFIXES = {".txt", ".csv", ".md", ".json"}
 """What SaveText writes (comfy_extras/nodes_text.py)."""
 MODEL_SUFFIXES = (".glb", ".gltf", ".obj", ".fbx", ".stl", ".usdz", ".ply", ".splat", ".spz", ".ksplat")
@@ -68,17 +69,20 @@ def reported_files(
     ]
 
 
-def deliver(outputs: Sequence[Output], out_dir: Path, options: ImageOptions) -> list[Path]:
+def deliver(outputs: Sequence[Output], out_dir: Path, options: ImageOptions, stop: Event | None = None) -> list[Path]:
     """Put each file into `out_dir` and return the paths, in the same order.
 
     Names sort in that order and never collide: `000-<node id>-<name by ComfyUI>.<suffix>`. Still images become what
-    `options` say; every other file stays as it is, but for the filename_prefix that we changed in the workflow in it.
-    A text becomes `000-<node id>-text.txt`, in UTF-8.
+    `options` say; every other file stays as it is, but for the workflow in it: it has the person's own names again, or
+    is blank if it is not wanted. A text becomes `000-<node id>-text.txt`, in UTF-8. Raises TransferStoppedError soon
+    after `stop` is set.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     delivered = []
     digits = max(3, len(str(len(outputs) - 1)))
     for number, output in enumerate(outputs):
+        if stop is not None and stop.is_set():
+            raise TransferStoppedError("Delivering the files was stopped.")
         start = f"{number:0{digits}d}-{_safe(output.node_id)}"
         if isinstance(output, OutputText):
             delivered.append(_deliver_text(output.text, out_dir / f"{start}-text.txt"))
@@ -146,10 +150,12 @@ def _deliver_file(source: Path, target_stem: Path, options: ImageOptions) -> Pat
     if suffix in STILL_SUFFIXES:
         return deliver_image(source, target_stem, options)
     target = target_stem.with_name(target_stem.name + suffix)
-    if suffix in IN_PLACE_SUFFIXES and source.stat().st_size <= MAX_CLEANED_BYTES:
-        target.write_bytes(hide_folder(source.read_bytes(), suffix, options.run_folder))
-    else:
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
+    if suffix in IN_PLACE_SUFFIXES and target.stat().st_size:
+        with target.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as file:
+            changes = changes_in_place(file, options.run_folder, keep_prompt=options.embed_workflow)
+            for position, text in list(changes):
+                file[position : position + len(text)] = text
     return target
 
 

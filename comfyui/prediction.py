@@ -10,23 +10,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from comfyui.deadline import Deadline
 from comfyui.engine.engine import Engine
 from comfyui.engine.server import EngineFolders
 from comfyui.engine.turn import OwnFolders
-from comfyui.errors import RequestError, WorkflowError
+from comfyui.errors import NodeProblem, RequestError, WorkflowError
 from comfyui.images import ImageOptions
 from comfyui.outputs import Output, OutputFile, deliver
 from comfyui.run import Limits, Run, run_workflow
 from comfyui.scratch import new_output_folder
 from comfyui.settings import Settings
+from comfyui.threads import in_thread
 from comfyui.weights.disk import room_errors
 from comfyui.weights.sources import NO_TOKENS, Tokens
 from comfyui.workflow.changes import randomise_seeds
@@ -34,7 +37,7 @@ from comfyui.workflow.check import check, is_certain
 from comfyui.workflow.convert import convert, is_ui_format
 from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference
 from comfyui.workflow.media import place_input_file
-from comfyui.workflow.model_links import ModelLinks
+from comfyui.workflow.model_links import FoundLinks, ModelLinks
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Workflow, read_json, workflow_of
 from comfyui.workflow.wording import refuse
@@ -98,24 +101,24 @@ async def predict(
             say(f"Seed: node {seed.node_id} {seed.title!r} {seed.input_name} = {seed.value}")
     classes = NodeClasses(await engine.object_info(fresh=False))
     found = await links.find(workflow)
-    if any(is_certain(problem) for problem in check(workflow, classes)):
-        # Now that it is refused, the lists of files are worth asking for again.
+    if _refused(workflow, classes, found):
+        # The lists of files may be older than the files.
         classes = NodeClasses(await engine.object_info(fresh=True))
-        if problems := [problem for problem in check(workflow, classes) if not found.covers(problem)]:
+        if problems := _refused(workflow, classes, found):
             raise refuse(problems)
-    bring_limit = Deadline(request.timeout or None, "Fetching the weights that the workflow names by link")
+    hint = "Give timeout a larger number, or 0 for none."
+    fetch_limit = Deadline(request.timeout or None, "Fetching the files that the workflow names by link", hint=hint)
     with room_errors(settings.data_dir, "the files of this prediction", "more bytes"):
         async with (
             engine.own_folders() as own,
-            links.bring(found, request.tokens, say=say, deadline=bring_limit) as brought,
+            links.bring(found, request.tokens, say=say, deadline=fetch_limit) as workflow,
         ):
-            workflow = brought.workflow
-            input_names = []
-            if request.input_file is not None:
-                input_names = await asyncio.to_thread(place_input_file, request.input_file, own.input)
+            input_names: list[str] = []
+            if (file := request.input_file) is not None:
+                input_names = await in_thread(lambda stop: place_input_file(file, own.input, stop))
                 say(f"Input files: {', '.join(input_names)}")
             workflow = await fetch_media(
-                workflow, classes, own.input, allow_private=settings.allow_private_urls, say=say
+                workflow, classes, own.input, allow_private=settings.allow_private_urls, say=say, deadline=fetch_limit
             )
             watch.lap("input_seconds")
             if engine.taken():
@@ -131,7 +134,7 @@ async def predict(
             watch.lap("run_seconds")
             options = ImageOptions(request.output_format, request.output_quality, request.embed_workflow, run_folder)
             outputs = [_after_turn(output, own, engine.folders) for output in result.files]
-            files = await asyncio.to_thread(_deliver, outputs, settings.data_dir / "outputs", options)
+            files = await in_thread(lambda stop: _deliver(outputs, settings.data_dir / "outputs", options, stop))
             watch.lap("output_seconds")
     return Prediction(files, {**result.metrics, **watch.laps})
 
@@ -149,8 +152,20 @@ class _Stopwatch:
         self.laps[name], self._since = round(now - self._since, 3), now
 
 
-def _deliver(outputs: Sequence[Output], parent: Path, options: ImageOptions) -> list[Path]:
-    return deliver(outputs, new_output_folder(parent, OUTPUTS_KEPT_S), options)
+def _refused(workflow: Workflow, classes: NodeClasses, found: FoundLinks) -> list[NodeProblem]:
+    """All problems of a workflow that ComfyUI is sure to refuse; none of one that it may run."""
+    problems = [problem for problem in check(workflow, classes) if not found.covers(problem)]
+    return problems if any(is_certain(problem, classes) for problem in problems) else []
+
+
+def _deliver(outputs: Sequence[Output], parent: Path, options: ImageOptions, stop: Event) -> list[Path]:
+    folder = new_output_folder(parent, OUTPUTS_KEPT_S)
+    try:
+        return deliver(outputs, folder, options, stop)
+    except BaseException:
+        # Nobody gets them, and it may be the disk that was full.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _after_turn(output: Output, own: OwnFolders, folders: EngineFolders) -> Output:

@@ -43,7 +43,8 @@ def run_until(stop: threading.Event, work: Coroutine[Any, Any, Result]) -> Resul
         while not task.done():
             await asyncio.wait({task}, timeout=STOP_POLL_S)
             if stop.is_set() and task.cancel():
-                await asyncio.wait({task})
+                # What fails on the way out is not the news.
+                await asyncio.gather(task, return_exceptions=True)
                 raise TransferStoppedError("It was stopped before it was done.")
         return task.result()
 

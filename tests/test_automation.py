@@ -1,15 +1,18 @@
 """The workflows of .github/ and cog-safe-push.yaml: valid, careful with secrets, and true to what the project has.
 
-GitHub's rules for workflow files are check-jsonschema's copy of their published schema. Those of cog-safe-push are
-written down here as its README describes them: the tool is in no package registry, so nothing here proves them. What
-the cases expect is proven, on Cog's real servers.
+GitHub's rules for workflow files are check-jsonschema's copy of their published schema. cog-safe-push is in no package
+registry, so its rules are written down here, from its source at commit 2ea3b29 (config.py, main.py, lint.py, schema.py
+and utils.py of cog_safe_push/). What the cases expect is proven, on Cog's real servers.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +34,7 @@ WORKFLOWS = sorted((PROJECT_ROOT / ".github" / "workflows").glob("*.yml"))
 NAMES = [path.name for path in WORKFLOWS]
 SAFE_PUSH = PROJECT_ROOT / "cog-safe-push.yaml"
 PINNED = re.compile(r"[\w-]+/[\w-]+@(v\d+(\.\d+)*|[0-9a-f]{40})")
+COMMIT = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
 READY_S = 120.0
 CALL_S = 120.0
 Job = dict[str, Any]
@@ -103,6 +107,21 @@ def test_actions_are_pinned_and_keep_no_token() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def test_an_action_that_gets_a_token_is_one_that_cannot_change() -> None:
+    trusted = [step["uses"] for _, step in steps() if "uses" in step and "secrets." in str(step)]
+    assert len(trusted) == 2
+    assert [name for name in trusted if not COMMIT.fullmatch(name)] == []
+
+
+def test_cog_logs_in_with_the_token_that_it_takes() -> None:
+    """One for the API (r8_…) it refuses: pkg/provider/replicate/replicate.go of cog, checkTokenFormat."""
+    logins = [step["with"]["token"] for _, step in steps() if step.get("uses", "").startswith("replicate/setup-cog@")]
+    assert logins == ["${{ secrets.REPLICATE_CLI_AUTH_TOKEN }}"] * 2
+    handed_on = dict(jobs())["ci.yml: push"]["secrets"]
+    assert handed_on == {"REPLICATE_CLI_AUTH_TOKEN": logins[0]}
+    assert list(events(WORKFLOWS[1])["workflow_call"]["secrets"]) == list(handed_on)
+
+
 def test_nothing_from_outside_is_put_into_a_shell_line_as_text() -> None:
     assert [step["run"] for _, step in steps() if "${{" in step.get("run", "")] == []
 
@@ -140,61 +159,82 @@ def test_versions_are_those_of_cog_yaml() -> None:
 # --- cog-safe-push.yaml ----------------------------------------------------------------------------------------------
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+Scalar = bool | int | float | str | list[int] | list[str] | list[float]
 
 
-class Case(_Strict):
-    """A prediction or a training, and what must come of it; without any of the three, it must succeed."""
+class _Known(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
-    inputs: dict[str, str | int | float | bool]
+
+class Case(_Known):
+    """A prediction or a training, and what must come of it; without any expectation, it must succeed."""
+
+    inputs: dict[str, Scalar]
     exact_string: str | None = None
     match_url: str | None = None
     match_prompt: str | None = None
+    jq_query: str | None = None
     error_contains: str | None = None
 
     @model_validator(mode="after")
     def _one_expectation(self) -> Case:
-        if len(self.model_fields_set) > 2:
+        if len(self.model_dump(exclude={"inputs"}, exclude_none=True)) > 1:
             raise ValueError("one expectation for each case")
         return self
 
 
-class Fuzz(_Strict):
-    """Inputs that the tool makes up."""
+class Fuzz(_Known):
+    """Inputs that the tool makes up; `duration` is of older versions."""
 
-    fixed_inputs: dict[str, str | int | float | bool] = {}
+    fixed_inputs: dict[str, Scalar] = {}
     disabled_inputs: list[str] = []
     iterations: int = 10
+    duration: int | None = None
+    prompt: str | None = None
 
 
-class Predict(_Strict):
+class Predict(_Known):
     """`predict_timeout` is in seconds."""
 
     compare_outputs: bool = True
-    predict_timeout: int = Field(300, ge=1)
+    predict_timeout: int = 300
     test_cases: list[Case] = []
     fuzz: Fuzz | None = None
 
 
-class Train(_Strict):
+class Train(_Known):
     """`train_timeout` is in seconds."""
 
     destination: str | None = None
     destination_hardware: str = "cpu"
-    train_timeout: int = Field(300, ge=1)
+    train_timeout: int = 300
     test_cases: list[Case] = []
     fuzz: Fuzz | None = None
 
 
-class SafePush(_Strict):
-    """The file: the keys that are used here, and their kin."""
+class Deployment(_Known):
+    """What follows a push."""
 
-    model: str = Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
+    owner: str | None = None
+    name: str | None = None
+    hardware: str | None = None
+
+
+class SafePush(_Known):
+    """The file; the form of `model` is asked for when the tool begins to work."""
+
+    model: str = Field(pattern=r"^[a-z0-9_-]+/[a-z0-9-.]+$")
     test_model: str | None = None
     test_hardware: str = "cpu"
     predict: Predict | None = None
     train: Train | None = None
+    deployment: Deployment | None = None
+    dockerfile: str | None = None
+    parallel: int = 4
+    fast_push: bool = False
+    use_cog_base_image: bool = True
+    ignore_schema_compatibility: bool = False
+    official_model: str | None = None
 
 
 CONFIG = SafePush.model_validate(read(SAFE_PUSH))
@@ -209,7 +249,8 @@ PREDICT_CASES, TRAIN_CASES = CONFIG.predict.test_cases, CONFIG.train.test_cases
         ("test_cases:", "tests:"),
         ("inputs:", "input:"),
         ("error_contains:", "error_match:"),
-        ("compare_outputs: false", "compare_outputs: 'no'"),
+        ("compare_outputs: false", "compare_outputs: sometimes"),
+        ("model: your-name/your-model", "model: your-model"),
         ("      error_contains: nobody", "      match_prompt: a fox\n      error_contains: nobody"),
     ],
 )
@@ -220,8 +261,46 @@ def test_a_mistake_in_the_configuration_is_found(old: str, new: str) -> None:
         SafePush.model_validate(yaml.safe_load(text.replace(old, new)))
 
 
-def test_the_line_that_the_workflow_replaces_is_there_once() -> None:
-    assert len(re.findall(r"^model: .*$", SAFE_PUSH.read_text("utf-8"), re.MULTILINE)) == 1
+def test_no_case_needs_the_judgement_that_the_tool_buys_elsewhere() -> None:
+    """Comparing outputs, fuzzing and match_prompt ask a language model, with a key and money of their own."""
+    assert CONFIG.predict is not None
+    assert CONFIG.train is not None
+    assert (CONFIG.predict.compare_outputs, CONFIG.predict.fuzz, CONFIG.train.fuzz) == (False, None, None)
+    assert [case for case in [*PREDICT_CASES, *TRAIN_CASES] if case.match_prompt or case.match_url] == []
+
+
+def test_the_workflow_calls_the_tool_with_a_cog_yaml_that_it_understands(tmp_path: Path) -> None:
+    """It looks for `predict:` and `train:` in cog.yaml, and knows nothing of Cog's newer `run:`."""
+    (tmp_path / "cog-safe-push").write_text('#!/bin/sh\necho "$@" >called\n')
+    (tmp_path / "cog-safe-push").chmod(0o755)
+    shutil.copy(PROJECT_ROOT / "cog.yaml", tmp_path)
+    step = dict(jobs())["safe-push.yml: safe-push"]["steps"][-1]
+    environ = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "MODEL": "me/my-model"}
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=environ, timeout=10, check=True)
+    assert (tmp_path / "called").read_text() == "-v me/my-model\n"
+    before, after = read(PROJECT_ROOT / "cog.yaml"), read(tmp_path / "cog.yaml")
+    assert after == {("predict" if key == "run" else key): value for key, value in before.items()}
+    assert (after["predict"], after["train"]) == ("predict.py:Predictor", "train.py:train")
+
+
+@pytest.mark.parametrize("name", ["predict.py", "train.py"])
+def test_the_tools_linter_has_nothing_to_say(name: str) -> None:
+    command = [sys.executable, "-m", "ruff", "check", name, "--ignore=E402"]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("name", "function"), [("predict.py", "run"), ("train.py", "train")])
+def test_every_input_has_the_description_that_the_tool_asks_for(name: str, function: str) -> None:
+    """In the text, where Cog reads it: one literal, that of a call of Input."""
+    tree = ast.parse((PROJECT_ROOT / name).read_text("utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef) and node.name == function]
+    inputs = [argument.arg for argument in found[0].args.args if argument.arg != "self"]
+    given = [
+        {one.arg: one.value for one in call.keywords} for call in found[0].args.defaults if isinstance(call, ast.Call)
+    ]
+    described = [one for one in given if isinstance(text := one.get("description"), ast.Constant) and text.value]
+    assert len(inputs) == len(described) > 0
 
 
 def test_cases_use_inputs_that_there_are() -> None:

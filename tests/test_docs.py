@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 
 from comfyui.engine import upstream
-from comfyui.local import generate_arguments, quickstart, serve, train_lora, weights_arguments, workflow_cli
+from comfyui.local import generate_arguments, quickstart, serve, train_lora_arguments, weights_arguments, workflow_cli
 from comfyui.local.replicate import arguments as replicate_arguments
 from comfyui.local.replicate.prices import AS_OF, PRICES
 from comfyui.settings import PROJECT_ROOT
@@ -33,7 +33,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "quickstart": quickstart.parse_arguments,
     "replicate": replicate_arguments.parse_arguments,
     "serve": serve.parse_arguments,
-    "train-lora": train_lora.parse_arguments,
+    "train-lora": train_lora_arguments.parse_arguments,
     "weights": weights_arguments.parse_arguments,
     "workflow": workflow_cli.parse_arguments,
 }

@@ -14,11 +14,26 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfyui.metadata import hide_folder, without_metadata
+from comfyui.metadata import IN_PLACE_SUFFIXES, changes_in_place, our_names_hidden, without_metadata
 
 RUN = "run-0123456789ab"
-PROMPT = json.dumps({"8": {"inputs": {"filename_prefix": f'{RUN}/1/4/my "best" pictures/a', "seed": 5}}})
-CLEAN = {"8": {"inputs": {"filename_prefix": 'my "best" pictures/a', "seed": 5}}}
+BY_LINK = "by-link/0123456789abcdef"
+PROMPT = json.dumps(
+    {
+        "8": {"inputs": {"filename_prefix": f'{RUN}/1/4/my "best" pictures/a', "seed": 5}},
+        "9": {"inputs": {"lora_name": f"{BY_LINK}/føx-0123456789ab.v2-0123456789ab.safetensors", "on": True}},
+        "10": {"inputs": {"lora_1": {"lora": f"{BY_LINK}/fox-{'0' * 64}.sft", "strength": 1}}},
+        "11": {"inputs": {"images": ["8", 0], "run_anew": f"{RUN}/2/5"}},
+        "12": {"inputs": {"run_anew": f"{RUN}/2/6"}},
+    }
+)
+CLEAN = {
+    "8": {"inputs": {"filename_prefix": 'my "best" pictures/a', "seed": 5}},
+    "9": {"inputs": {"lora_name": "føx-0123456789ab.v2.safetensors", "on": True}},
+    "10": {"inputs": {"lora_1": {"lora": "fox.sft", "strength": 1}}},
+    "11": {"inputs": {"images": ["8", 0]}},
+    "12": {"inputs": {}},
+}
 
 
 def png(**texts: str) -> bytes:
@@ -63,26 +78,35 @@ def frames(file: bytes) -> list[bytes]:
         return found
 
 
-def test_the_prefix_in_a_png_is_the_persons_own_again() -> None:
+def test_the_names_in_a_png_are_the_persons_own_again() -> None:
     before = png(prompt=PROMPT, workflow="untouched")
-    after = hide_folder(before, ".png", RUN)
+    after = our_names_hidden(before, RUN)
     with Image.open(io.BytesIO(after)) as image:
         assert json.loads(image.info["prompt"]) == CLEAN
         assert image.info["workflow"] == "untouched"
     assert frames(after) == frames(before)
 
 
-def test_the_prefix_in_an_animated_webp_is_cleaned_in_place() -> None:
+def test_the_names_in_an_animated_webp_are_changed_in_place() -> None:
     before = animation("WEBP", f"prompt:{PROMPT}")
-    after = hide_folder(before, ".webp", RUN)
+    after = our_names_hidden(before, RUN)
     assert len(after) == len(before)
     with Image.open(io.BytesIO(after)) as image:
         assert json.loads(image.getexif()[0x0110].removeprefix("prompt:")) == CLEAN
     assert frames(after) == frames(before)
 
 
+def changed_in_place(file: bytes, *, keep_prompt: bool) -> bytes:
+    changed = bytearray(file)
+    for position, text in changes_in_place(file, RUN, keep_prompt=keep_prompt):
+        changed[position : position + len(text)] = text
+    assert len(changed) == len(file)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("keep_prompt", [True, False])
 @pytest.mark.parametrize("container", ["mp4", "webm"])
-def test_the_prefix_in_a_video_is_cleaned_in_place(tmp_path: Path, container: str) -> None:
+def test_the_prompt_in_a_video_is_changed_in_place(tmp_path: Path, container: str, keep_prompt: bool) -> None:
     """Written as ComfyUI's SaveVideo and SaveWEBM do (comfy_extras/nodes_video.py): PyAV, the prompt as a tag."""
     path = tmp_path / f"a.{container}"
     options = {"movflags": "use_metadata_tags"} if container == "mp4" else {}
@@ -95,25 +119,49 @@ def test_the_prefix_in_a_video_is_cleaned_in_place(tmp_path: Path, container: st
             frame = av.VideoFrame.from_ndarray(numpy.full((64, 64, 3), shade, numpy.uint8), format="rgb24")
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
-    path.write_bytes(hide_folder(path.read_bytes(), path.suffix, RUN))
+    path.write_bytes(changed_in_place(path.read_bytes(), keep_prompt=keep_prompt))
     with av.open(str(path)) as video:
         tags = {key.lower(): value for key, value in video.metadata.items()}
-        assert json.loads(tags["prompt"]) == CLEAN
+        if keep_prompt:
+            assert json.loads(tags["prompt"]) == CLEAN
+        else:
+            assert not tags["prompt"].strip()
         assert len(list(video.decode(video=0))) == 2
 
 
-@pytest.mark.parametrize(
-    ("file", "suffix"),
-    [
-        (b"", ".png"),
-        (png(prompt="nothing of ours"), ".png"),
-        (png(prompt=PROMPT)[:-5], ".png"),
-        (b"OggS" + PROMPT.encode(), ".ogg"),
-        (b"\x1aE\xdf\xa3" + PROMPT.encode(), ".mkv"),
-    ],
-)
-def test_what_cannot_be_cleaned_comes_back_unchanged(file: bytes, suffix: str) -> None:
-    assert hide_folder(file, suffix, RUN) == file
+@pytest.mark.parametrize("container", ["flac", "mp3"])
+def test_the_prompt_in_a_sound_is_blank_where_it_is_not_wanted(tmp_path: Path, container: str) -> None:
+    """Written as ComfyUI's SaveAudio does (comfy_api/latest/_ui.py)."""
+    path = tmp_path / f"a.{container}"
+    with av.open(str(path), "w", format=container) as output:
+        output.metadata["prompt"] = PROMPT
+        stream = output.add_stream({"flac": "flac", "mp3": "libmp3lame"}[container], rate=44100)
+        frame = av.AudioFrame.from_ndarray(numpy.zeros((1, 4608), numpy.int16), format="s16", layout="mono")
+        frame.sample_rate = 44100
+        assert isinstance(stream, av.AudioStream)
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    before = path.read_bytes()
+    assert b"filename_prefix" in before
+    path.write_bytes(changed_in_place(before, keep_prompt=False))
+    assert b"filename_prefix" not in path.read_bytes()
+    with av.open(str(path)) as sound:
+        assert not sound.metadata.get("prompt", "").strip()
+        assert list(sound.decode(audio=0))
+
+
+@pytest.mark.parametrize("file", [b"", b"no prompt", b'{"1": {"inputs": {', b'{"1": {"inputs": ' + b"[" * 100_000])
+def test_a_prompt_that_is_no_json_stays(file: bytes) -> None:
+    assert changed_in_place(file, keep_prompt=False) == file
+
+
+def test_files_with_checksums_are_not_changed_in_place() -> None:
+    assert IN_PLACE_SUFFIXES.isdisjoint({".ogg", ".opus", ".mkv"})
+
+
+@pytest.mark.parametrize("file", [b"", png(prompt="nothing of ours"), png(prompt=PROMPT)[:-5]])
+def test_what_cannot_be_cleaned_comes_back_unchanged(file: bytes) -> None:
+    assert our_names_hidden(file, RUN) == file
 
 
 @pytest.mark.parametrize(
@@ -147,4 +195,4 @@ def test_what_is_no_whole_image_comes_back_unchanged(file: bytes) -> None:
 def test_no_cut_file_is_an_error(cut: int) -> None:
     for file in (saved("PNG", PROMPT), saved("WEBP", PROMPT), saved("JPEG", PROMPT)):
         without_metadata(file[:cut])
-        hide_folder(file[:cut], ".webp", RUN)
+        our_names_hidden(file[:cut], RUN)

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from comfyui.engine.server import EngineFolders
 from comfyui.errors import EngineError
 from comfyui.images import ImageOptions
 from comfyui.outputs import Output, OutputFile, OutputText, deliver, reported_files
+from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.workflow.parse import Node, Workflow
 from tests.workflow.answers import SUCCESS_HISTORY
 
@@ -482,6 +484,32 @@ def test_the_workflow_stays_in_the_picture_or_goes(tmp_path: Path, output_format
     assert b"filename_prefix" not in bare.read_bytes()
     with Image.open(bare) as image:
         assert image.convert("RGB").getpixel((4, 4)) == pytest.approx(RED, abs=3)
+
+
+@pytest.mark.parametrize(("suffix", "changes"), [(".mp4", True), (".MP3", True), (".opus", False), (".glb", False)])
+def test_the_workflow_in_a_video_or_sound_changes_where_it_stands(tmp_path: Path, suffix: str, changes: bool) -> None:
+    prompt = b'{"9": {"inputs": {"filename_prefix": "run-1/1/4/fox"}}}'
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"before" + prompt + b"behind")
+    source, options = OutputFile("9", "images", "output", path), ImageOptions("webp", 95, run_folder="run-1")
+    (kept,) = deliver([source], tmp_path / "kept", options)
+    (bare,) = deliver([source], tmp_path / "bare", replace(options, embed_workflow=False))
+    if changes:
+        assert kept.read_bytes() == b'before{"9": {"inputs": {"filename_prefix": "fox"          }}}behind'
+        assert bare.read_bytes() == b"before" + b" " * len(prompt) + b"behind"
+    else:
+        assert kept.read_bytes() == bare.read_bytes() == path.read_bytes()
+    (tmp_path / f"empty{suffix}").touch()
+    (empty,) = deliver([replace(source, path=tmp_path / f"empty{suffix}")], tmp_path / "empty", options)
+    assert empty.stat().st_size == 0
+
+
+def test_a_stop_ends_the_delivery(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TransferStoppedError):
+        deliver([OutputText("9", "a")], tmp_path, ImageOptions("webp", 95), stop)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_workflow_that_jpeg_has_no_room_for_is_left_out(tmp_path: Path) -> None:

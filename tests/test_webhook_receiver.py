@@ -222,31 +222,35 @@ def test_a_secret_that_is_none_is_refused_without_being_told(text: str, reason: 
 
 
 BODY = body_of()
-WRONG: dict[str, tuple[dict[str, str], str]] = {
-    "no id": ({"webhook-id": ""}, "the header webhook-id is missing"),
-    "no time": ({"webhook-timestamp": ""}, "the header webhook-timestamp is missing"),
-    "no signature": ({"webhook-signature": ""}, "the header webhook-signature is missing"),
-    "another event's id": ({"webhook-id": "msg_2"}, "no signature"),
-    "id of a strange form": ({"webhook-id": "a b"}, "has characters that no id has"),
-    "endless id": ({"webhook-id": "a" * 257}, "too long"),
-    "another time": ({"webhook-timestamp": str(int(time.time()) + 100)}, "no signature"),
-    "time in words": ({"webhook-timestamp": "now"}, "not a number of seconds"),
-    "time as others write digits": ({"webhook-timestamp": "١٧٦٣"}, "not a number of seconds"),
-    "time that is no number": ({"webhook-timestamp": "nan"}, "not a number of seconds"),
-    "old": (signed(BODY, age_s=TOLERANCE_S + 60), "s old, and 300 s are allowed"),
-    "of the future": (signed(BODY, age_s=-TOLERANCE_S - 3600), "ahead of this machine's clock"),
-    "another secret": (signed(BODY, secret=OTHER), "no signature"),
-    "another body": (signed(body_of("failed")), "no signature"),
-    "another version": ({"webhook-signature": "v2," + signed(BODY)["webhook-signature"][3:]}, "no signature"),
-    "no version": ({"webhook-signature": signed(BODY)["webhook-signature"][3:]}, "no signature"),
-    "nothing behind the version": ({"webhook-signature": "v1, v1 ,"}, "no signature"),
-    "no letters": ({"webhook-signature": "v1,é"}, "no signature"),
-}
 
 
-@pytest.mark.parametrize("case", WRONG)
+def wrong() -> dict[str, tuple[dict[str, str], str]]:
+    """Headers that must not pass, and the reason given; made anew each time, since a signature grows old."""
+    return {
+        "no id": ({"webhook-id": ""}, "the header webhook-id is missing"),
+        "no time": ({"webhook-timestamp": ""}, "the header webhook-timestamp is missing"),
+        "no signature": ({"webhook-signature": ""}, "the header webhook-signature is missing"),
+        "another event's id": ({"webhook-id": "msg_2"}, "no signature"),
+        "id of a strange form": ({"webhook-id": "a b"}, "has characters that no id has"),
+        "endless id": ({"webhook-id": "a" * 257}, "too long"),
+        "another time": ({"webhook-timestamp": str(int(time.time()) + 100)}, "no signature"),
+        "time in words": ({"webhook-timestamp": "now"}, "not a number of seconds"),
+        "time as others write digits": ({"webhook-timestamp": "١٧٦٣"}, "not a number of seconds"),
+        "time that is no number": ({"webhook-timestamp": "nan"}, "not a number of seconds"),
+        "old": (signed(BODY, age_s=TOLERANCE_S + 60), "s old, and 300 s are allowed"),
+        "of the future": (signed(BODY, age_s=-TOLERANCE_S - 3600), "ahead of this machine's clock"),
+        "another secret": (signed(BODY, secret=OTHER), "no signature"),
+        "another body": (signed(body_of("failed")), "no signature"),
+        "another version": ({"webhook-signature": "v2," + signed(BODY)["webhook-signature"][3:]}, "no signature"),
+        "no version": ({"webhook-signature": signed(BODY)["webhook-signature"][3:]}, "no signature"),
+        "nothing behind the version": ({"webhook-signature": "v1, v1 ,"}, "no signature"),
+        "no letters": ({"webhook-signature": "v1,é"}, "no signature"),
+    }
+
+
+@pytest.mark.parametrize("case", wrong())
 async def test_a_message_that_is_not_proven_is_refused_and_leaves_nothing(here: Running, case: str) -> None:
-    changes, reason = WRONG[case]
+    changes, reason = wrong()[case]
     status, text = await here.post(BODY, signed(BODY) | changes)
     assert status == 401
     assert reason in text

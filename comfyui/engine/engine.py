@@ -216,6 +216,7 @@ class Engine:
                     await self._raise_if_dead("while it ran the workflow")
                     if not submitted:
                         raise
+                    watch.check()
                 finally:
                     watch.pass_on(lines)
 
@@ -255,7 +256,17 @@ class Engine:
                 if self.alive():
                     await self.end(str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s")
 
-        await asyncio.shield(asyncio.ensure_future(clean_in_time()))
+        cleaning = asyncio.ensure_future(clean_in_time())
+        cancelled: asyncio.CancelledError | None = None
+        while not cleaning.done():
+            # The next prediction's turn begins when we return.
+            try:
+                await asyncio.wait({cleaning})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        cleaning.result()
+        if cancelled is not None:
+            raise cancelled
 
     async def _revive(self) -> None:
         try:

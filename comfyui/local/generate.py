@@ -25,9 +25,10 @@ from comfyui.local.generate_arguments import TOKEN_VARIABLE, URL_VARIABLE, Optio
 from comfyui.local.generate_config import is_link
 from comfyui.local.generate_workflow import Beginning, Lora, Picture, fitted_size, picture_workflow
 from comfyui.local.predictions_http import Endpoint, PredictionsClient
-from comfyui.local.replicate.tokens import read_token
-from comfyui.local.run_display import RunDisplay, printable
+from comfyui.local.run_display import RunDisplay
 from comfyui.local.saved_outputs import save_outputs
+from comfyui.local.terminal import printable
+from comfyui.local.tokens import read_token
 from comfyui.settings import Settings
 from comfyui.url_policy import display_url, origin
 from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS

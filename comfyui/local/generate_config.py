@@ -35,17 +35,14 @@ class LoraChoice:
 
 def is_link(name: str) -> bool:
     """Whether a checkpoint or LoRA is named by a link, which the predictor fetches, and not by a file's name."""
-    return "://" in name or name.lower().startswith("civitai:")
+    return "://" in name
 
 
 def lora_choice(text: str) -> LoraChoice:
     """A LoRA as typed: NAME or NAME:STRENGTH. Raises ArgumentTypeError for a strength that is none."""
-    # A link's own colon comes first: civitai:1234 has no strength.
-    scheme = text.partition(":")[0].lower() + ":" if is_link(text) else ""
-    found = _STRENGTH_BEHIND.fullmatch(text)
-    if found and found[1].lower() + ":" != scheme:
+    if found := _STRENGTH_BEHIND.fullmatch(text):
         return LoraChoice(found[1], _strength(found[2]))
-    if not text or (":" in text and not scheme):
+    if not text or (":" in text and not is_link(text)):
         raise argparse.ArgumentTypeError(f"{text!r} names no LoRA; write NAME or NAME:STRENGTH, as in mimi:0.8.")
     return LoraChoice(text, None)
 

@@ -14,8 +14,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from comfyui.local.terminal import can_draw
-from comfyui.process import ANSI_SEQUENCE
+from comfyui.local.terminal import can_draw, printable
 
 TICK_S = 1.0
 COMFYUIS_OWN = "[comfyui] "
@@ -79,8 +78,3 @@ class RunDisplay:
         while not self._ended.wait(TICK_S):
             with self._lock:
                 self._draw()
-
-
-def printable(text: str) -> str:
-    """The text without colours and other control characters, which could move a cursor or worse; lines stay lines."""
-    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in ANSI_SEQUENCE.sub("", text))

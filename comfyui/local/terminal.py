@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from comfyui.process import ANSI_SEQUENCE
 from comfyui.weights.listener import Listener, PlainLines
 
 EVENT_EVERY_S = 0.5
@@ -202,3 +203,13 @@ class Console:
 def can_draw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a line on this stream can be drawn over: a terminal that can move its cursor."""
     return stream.isatty() and environ.get("TERM", "dumb") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Words from elsewhere without colours and control characters, which could move a cursor; lines stay lines."""
+    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in ANSI_SEQUENCE.sub("", text))
+
+
+def printable_line(text: str) -> str:
+    """The same for what must stay one line: a line of a log, a detail in a sentence."""
+    return printable(text).replace("\n", " ").replace("\t", " ").rstrip()

@@ -7,14 +7,16 @@ Exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import hashlib
+import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any, TextIO
@@ -24,72 +26,29 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from comfyui.engine.engine import new_run_dir
 from comfyui.engine.upstream import ensure_upstream
 from comfyui.errors import ComfyUIModelError, RequestError
-from comfyui.local.paths import typed_path, typed_url_or_path
 from comfyui.local.terminal import Console, can_draw
-from comfyui.run import Limits
+from comfyui.local.train_lora_arguments import Options, parse_arguments
 from comfyui.settings import Settings
 from comfyui.threads import in_thread, run_until
 from comfyui.training.base_model import check_name
-from comfyui.training.continued import existing_lora
+from comfyui.training.continued import check_size, existing_lora
 from comfyui.training.dataset import prepare_dataset, report
 from comfyui.training.follow import Patience
 from comfyui.training.links import Links, base_of, probe
-from comfyui.training.parameters import (
-    ALGORITHMS,
-    FITS,
-    LORA_DTYPES,
-    LOSS_FUNCTIONS,
-    OPTIMIZERS,
-    TRAINING_DTYPES,
-    TrainingParameters,
-)
 from comfyui.training.progress import PlainReport
 from comfyui.training.tensors import read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
 from comfyui.weights.disk import part_beside, room_errors
+from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.manifest import Weight
-from comfyui.weights.sources import Tokens
+from comfyui.weights.sources import RemoteFile, Tokens
 from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.readers import FileReader
 from comfyui.weights.verify import Verifier
 
 CHUNK_BYTES = 1024**2
-_CHOICES = {
-    "optimizer": OPTIMIZERS,
-    "loss_function": LOSS_FUNCTIONS,
-    "algorithm": ALGORITHMS,
-    "training_dtype": TRAINING_DTYPES,
-    "lora_dtype": LORA_DTYPES,
-    "fit": FITS,
-}
-_HELP = {
-    "trigger_word": "the word that calls the subject: goes into every caption",
-    "steps": "steps of the optimizer; some hundreds to a few thousand make a LoRA",
-    "learning_rate": "how far each step goes",
-    "rank": "what the LoRA can hold, and its size",
-    "batch_size": "pictures at once",
-    "grad_accumulation_steps": "batches for each step",
-    "training_dtype": "what is computed in; none is the checkpoint's own type",
-    "resolution": "512 for SD 1.5, 1024 for SDXL",
-    "fit": "buckets keeps the pictures' shapes, crop cuts squares",
-    "seed": "the same seed, pictures and parameters give the same LoRA",
-    "sample_prompt": "prompt of the two sample pictures, in place of the trigger word",
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line said; `checkpoint` and `existing_lora` are links or paths."""
-
-    images: Path
-    checkpoint: str
-    out: Path
-    existing_lora: str | None
-    overwrite: bool
-    verbose: bool
-    limits: Limits
-    parameters: TrainingParameters
+WEIGHT_FILES = (*SAFETENSORS_EXTENSIONS, *GGUF_EXTENSIONS, *PICKLE_EXTENSIONS)
 
 
 class BarReport:
@@ -137,71 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> Options:
-    """Read the command line; argparse explains what is wrong with it and exits with 2. Raises TrainingInputError for
-    values that a training cannot have.
-    """
-    parser = argparse.ArgumentParser(
-        prog="scripts/train-lora",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a LoRA from pictures, with ComfyUI's own training, on this machine.",
-        epilog="DIR holds pictures (PNG, JPEG, WebP), with captions or without: name.txt beside name.jpg,\n"
-        "caption.csv, metadata.jsonl, or Kohya's folders (10_subject: ten times each). A zip or tar of such a folder\n"
-        "works too.\n\n"
-        "example:\n"
-        "  scripts/train-lora photos/ --checkpoint hf://me/models/sd15.safetensors --out zorb.safetensors \\\n"
-        "      --trigger-word zorb --steps 1500 --learning-rate 0.0001\n\n"
-        "Beside the LoRA, zorb-training/ gets the losses (CSV and PNG), a picture without and with the LoRA, and all\n"
-        "parameters. Private links take HF_TOKEN and CIVITAI_TOKEN from the environment. docs/training.md tells all.",
-    )
-    parser.add_argument("images", metavar="DIR", type=typed_path, help="folder, zip or tar of pictures")
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", type=typed_url_or_path, required=True, help="what to train on: a file or a link"
-    )
-    parser.add_argument("--out", metavar="FILE", type=typed_path, required=True, help="the LoRA: my.safetensors")
-    parser.add_argument(
-        "--existing-lora", metavar="FILE", type=typed_url_or_path, help="train this LoRA of ComfyUI's further"
-    )
-    for field in fields(TrainingParameters):
-        if field.name in ("lora_name", "gradient_checkpointing"):
-            continue
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            choices=_CHOICES.get(field.name),
-            metavar=None if field.name in _CHOICES else "X",
-            help=_help(field.name, field.default),
-        )
-    parser.add_argument("--no-gradient-checkpointing", action="store_true", help="faster, with more GPU memory")
-    parser.add_argument("--timeout", metavar="S", type=float, default=0, help="seconds for all (default 0: no limit)")
-    parser.add_argument("--stall-timeout", metavar="S", type=float, default=1800, help="seconds without a sign of life")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
-    parser.add_argument("--verbose", action="store_true", help="show what ComfyUI prints while it starts, too")
-    given = vars(parser.parse_args(arguments))
-    if given["out"].suffix != ".safetensors":
-        parser.error(f"--out {given['out'].name}: the name of a LoRA ends in .safetensors")
-    values = {field.name: given[field.name] for field in fields(TrainingParameters) if field.name in given}
-    parameters = TrainingParameters(
-        lora_name=given["out"].stem, gradient_checkpointing=not given["no_gradient_checkpointing"], **values
-    )
-    return Options(
-        images=given["images"],
-        checkpoint=given["checkpoint"],
-        out=given["out"],
-        existing_lora=given["existing_lora"],
-        overwrite=given["overwrite"],
-        verbose=given["verbose"],
-        limits=Limits(given["timeout"] or None, given["stall_timeout"] or None),
-        parameters=parameters,
-    )
-
-
-def _help(name: str, default: object) -> str:
-    words = _HELP.get(name, "")
-    return words if default == "" else f"{words} (default {default})".strip()
-
-
 def train(options: Options, settings: Settings, stop: Event) -> list[Path]:
     """Do it all; returns the paths of the LoRA and of the folder beside it. Raises the errors of comfyui.errors, and
     TransferStoppedError once `stop` is set.
@@ -210,6 +104,7 @@ def train(options: Options, settings: Settings, stop: Event) -> list[Path]:
     for path in (options.out, papers):
         if path.exists() and not options.overwrite:
             raise RequestError(f"{path} is there already; name another --out, or give --overwrite.")
+    _require_place(options.out, papers)
     with Console(as_json=False) as console, closing(_report(sys.stderr)) as shown:
         ensure_upstream(settings, shown.say)
         folder = new_run_dir(settings.data_dir / "runs")
@@ -251,6 +146,7 @@ class _Work:
             resolution=parameters.resolution,
             fit=parameters.fit,
             trigger_word=parameters.trigger_word,
+            stop=self._stop,
         )
         numbers = {name: getattr(parameters, name) for name in ("batch_size", "grad_accumulation_steps", "steps")}
         for line in (*report(dataset, **numbers), "The LoRA is trained with", *parameters.lines()):
@@ -274,20 +170,22 @@ class _Work:
 
     def _file(self, named: str, folder: str) -> Path:
         """A file of this machine as it is; a link is fetched into a folder that is kept for the next time."""
-        if "://" not in named and Path(named).is_file():
+        if Path(named).is_absolute():
             return Path(named)
+        if "://" not in named and named.lower().endswith(WEIGHT_FILES):
+            raise RequestError(f"{named}: there is no such file; give a file of this machine, or a link.")
         with HttpOpener(self._settings) as opener:
             remote = self._links.ask(named, folder, opener)
             path = f"{folder}/{remote.name}"
             if folder == "checkpoints":
                 check_name(path)
                 probe(remote, path, opener)
-            kept = self._kept / path
-            if kept.is_file() and kept.stat().st_size == remote.size:
-                self._shown.say(f"{path} is here already: {kept}")
-                return kept
-            self._links.fetch(remote, folder, named, self._kept, opener, self._stop)
-            return kept
+            models = self._kept / identity(remote)
+            if (models / path).is_file():
+                self._shown.say(f"{path} is here already: {models / path}")
+            else:
+                self._links.fetch(remote, folder, named, models, opener, self._stop)
+            return models / path
 
     def _base(self, checkpoint: Path) -> Base:
         check_name(checkpoint.name)
@@ -308,6 +206,7 @@ class _Work:
         return replace(model, sha256=verifier.finish().sha256)
 
     def _existing(self, file: Path, base: Base) -> Existing:
+        check_size(file.stat().st_size, file.name)
         data = file.read_bytes()
         verifier = Verifier(f"loras/{file.name}", allow_pickle=False)
         verifier.feed(data)
@@ -329,9 +228,26 @@ def _report(stream: TextIO) -> BarReport | _Lines:
     return _Lines(lambda line: print(line, file=stream, flush=True))
 
 
+def identity(remote: RemoteFile) -> str:
+    """A name for the content of a link: many checkpoints have the same file name and the same size."""
+    known = [remote.sha256] if remote.sha256 else [remote.manifest_url, remote.name, remote.size, remote.validator]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def _require_place(out: Path, papers: Path) -> None:
+    """Raise RequestError where the results could not be written: that is to be known before hours are spent."""
+    if out.is_dir() or (papers.exists() and not papers.is_dir()):
+        raise RequestError(f"{out if out.is_dir() else papers} is in the way; name another --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written: {error.strerror}. Name another --out.") from error
+
+
 def _write(trained: TrainedLora, out: Path, papers: Path) -> None:
     """The LoRA, whole or not at all, and what belongs to it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     papers.mkdir(exist_ok=True)
     part = part_beside(out)
     with room_errors(out.parent, out.name, f"{len(trained.data)} bytes"):

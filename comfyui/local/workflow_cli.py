@@ -24,10 +24,11 @@ from comfyui.engine.engine import Engine
 from comfyui.errors import ComfyUIModelError, NodeProblem, RequestError, WorkflowError
 from comfyui.local.paths import typed_path
 from comfyui.settings import Settings
+from comfyui.weights.linked_names import is_link
 from comfyui.workflow.check import check
 from comfyui.workflow.convert import convert, is_ui_format
-from comfyui.workflow.node_classes import NodeClasses
-from comfyui.workflow.parse import Node, Workflow, parse_workflow
+from comfyui.workflow.node_classes import InputSpec, NodeClasses
+from comfyui.workflow.parse import Node, Workflow, read_json, workflow_of
 
 GZIP_MAGIC = b"\x1f\x8b"
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gguf", ".onnx")
@@ -127,29 +128,40 @@ def load(path: Path, object_info: Mapping[str, Any] | None) -> Loaded:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a workflow: {error}.") from error
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None  # parse_workflow says what is wrong with it
+    value = read_json(text)
     if not is_ui_format(value):
-        return Loaded(parse_workflow(text))
+        return Loaded(workflow_of(value))
     known = asyncio.run(ask_comfyui(Settings.from_environ())) if object_info is None else object_info
     prompt = convert(value, known)
     if not prompt:
         raise WorkflowError(f"{path} has nothing to run: every node of it is a note, muted or bypassed.")
-    return Loaded(parse_workflow(json.dumps(prompt)), dict(_origins(value)))
+    return Loaded(workflow_of(prompt), dict(_origins(value)))
 
 
 def find_problems(workflow: Workflow, object_info: Mapping[str, Any], models: Path | None) -> list[NodeProblem]:
-    """All problems, but for weights that the server of `object_info` has not, and the folder `models` has."""
-    return [found for found in check(workflow, NodeClasses(object_info)) if not _lies_in(found, workflow, models)]
+    """All problems, but for weights that are no name in the server's lists: the folder `models` has them, or a link."""
+    classes = NodeClasses(object_info)
+
+    def is_there(found: NodeProblem) -> bool:
+        if found.kind != "value_not_in_list" or found.input_name is None:
+            return False
+        value = workflow.nodes[found.node_id].inputs.get(found.input_name)
+        spec = classes.input(found.class_type, found.input_name)
+        return _comes_by_link(value, spec) or _lies_in(value, models)
+
+    return [found for found in check(workflow, classes) if not is_there(found)]
 
 
-def _lies_in(found: NodeProblem, workflow: Workflow, models: Path | None) -> bool:
-    if models is None or not models.is_dir() or found.kind != "value_not_in_list" or found.input_name is None:
+def _comes_by_link(value: object, spec: InputSpec | None) -> bool:
+    """Whether a prediction would fetch the file: a link where files of weights are listed, or nothing is yet."""
+    choices = (spec.choices if spec else None) or ()
+    return is_link(value) and (not choices or any(choice.lower().endswith(WEIGHT_SUFFIXES) for choice in choices))
+
+
+def _lies_in(value: object, models: Path | None) -> bool:
+    if models is None or not models.is_dir() or not isinstance(value, str):
         return False
-    value = workflow.nodes[found.node_id].inputs.get(found.input_name)
-    return isinstance(value, str) and any(folder.is_dir() and (folder / value).is_file() for folder in models.iterdir())
+    return any(folder.is_dir() and (folder / value).is_file() for folder in models.iterdir())
 
 
 async def ask_comfyui(settings: Settings) -> Mapping[str, Any]:
@@ -186,7 +198,8 @@ def _values(node: Node) -> Iterator[tuple[str, str | float | bool]]:
 
 def _models(node: Node, origins: Mapping[str, str]) -> Iterator[str]:
     for name, value in _values(node):
-        if isinstance(value, str) and value.lower().endswith(WEIGHT_SUFFIXES):
+        by_link = name.endswith("_name") and is_link(value)
+        if isinstance(value, str) and (by_link or value.lower().endswith(WEIGHT_SUFFIXES)):
             origin = origins.get(value.replace("\\", "/").rsplit("/", 1)[-1])
             yield f"  {value}  ← {node.id}.{name} of {node.class_type}" + (f"\n    {origin}" if origin else "")
 

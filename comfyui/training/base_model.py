@@ -6,12 +6,14 @@ comfy/supported_models.py and comfy/model_detection.py of 0.30.0). Pure.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from comfyui.errors import WeightsError
+from comfyui.training.parameters import TrainingParameters
 from comfyui.training.tensors import Header
 from comfyui.weights.formats import GGUF_EXTENSIONS, SAFETENSORS_EXTENSIONS
 
@@ -33,6 +35,16 @@ class BaseModel:
     kind: str
     modules: frozenset[str]
     """Every layer of the diffusion model, as ComfyUI calls it: "diffusion_model.input_blocks.0.0"."""
+    rank_numbers: int = 0
+    """How many numbers each rank of a LoRA has: height and width of every layer's matrix."""
+    flat_numbers: int = 0
+    """How many numbers its norms and biases have."""
+
+    def lora_bytes(self, parameters: TrainingParameters) -> int:
+        """About how many bytes a LoRA of it takes; other algorithms than LoRA and LoHa take fewer."""
+        pairs = 2 if parameters.algorithm == "LoHa" else 1
+        width = 4 if parameters.lora_dtype == "fp32" else 2
+        return width * (pairs * parameters.rank * self.rank_numbers + self.flat_numbers)
 
 
 def check_name(path: str) -> None:
@@ -60,7 +72,13 @@ def judge(header: Header, path: str) -> BaseModel:
         how = ", ".join(wrong) or "scaled fp8"
         raise _refused(path, f"its weights are quantized ({how}); give its fp16, bf16 or fp32 version", how)
     modules = frozenset(name.removeprefix("model.").rpartition(".")[0] for name in diffusion)
-    return BaseModel(_kind(header), modules)
+    shapes = [entry.shape for entry in diffusion.values()]
+    return BaseModel(
+        _kind(header),
+        modules,
+        sum(shape[0] + math.prod(shape[1:]) for shape in shapes if len(shape) > 1),
+        sum(math.prod(shape) for shape in shapes if len(shape) < 2),
+    )
 
 
 def _kind(header: Header) -> str:

@@ -55,6 +55,16 @@ class TrainingCall:
         return Limits(self.timeout or None, self.stall_timeout or None)
 
 
+def check_no_pictures(**given: str | None) -> None:
+    """Raise TrainingInputError for inputs that are about a LoRA in a call without pictures, which were forgotten."""
+    if names := [name for name, value in given.items() if value]:
+        raise TrainingInputError(
+            f"{' and '.join(names)}: this is for training a LoRA, and there are no pictures to train it from. Give "
+            "training_images, a zip or tar of them, or leave it out.",
+            input_name="training_images",
+        )
+
+
 def train_and_bake(
     call: TrainingCall,
     request: Mapping[str, str | None],
@@ -83,6 +93,7 @@ def train_and_bake(
             resolution=parameters.resolution,
             fit=parameters.fit,
             trigger_word=parameters.trigger_word,
+            stop=stop,
         )
         lines = report(
             dataset,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 from PIL import Image, ImageOps
 
@@ -28,6 +29,7 @@ from comfyui.training.pictures import TAKEN, read_picture
 from comfyui.training.remarks import INPUT_NAME, Remark, Skipped, grouped, listed, problem, refuse, shown
 from comfyui.training.source_files import IMAGE_SUFFIXES, MAX_FILES, REFUSED_SUFFIXES, SourceFile, list_files
 from comfyui.weights.disk import room_errors
+from comfyui.weights.transfer.pump import TransferStoppedError
 
 MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_REPEATS = 1000
@@ -80,7 +82,13 @@ class _Subject:
 
 
 def prepare_dataset(
-    source: Path, out_dir: Path, *, resolution: int, fit: str = "buckets", trigger_word: str = ""
+    source: Path,
+    out_dir: Path,
+    *,
+    resolution: int,
+    fit: str = "buckets",
+    trigger_word: str = "",
+    stop: Event | None = None,
 ) -> Dataset:
     """Read the folder, zip or tar `source` and write its images into `out_dir`, a new or empty folder.
 
@@ -89,8 +97,8 @@ def prepare_dataset(
     images are scaled up, with a remark. `trigger_word` becomes part of each caption, and is the caption where there is
     none (`captions` has the rules).
 
-    Raises TrainingInputError with all problems at once, StorageError for a full disk or an `out_dir` in use; nothing is
-    in `out_dir` then.
+    Raises TrainingInputError with all problems at once, StorageError for a full disk or an `out_dir` in use, and
+    TransferStoppedError once `stop` is set; nothing is in `out_dir` then.
     """
     check_fit(resolution, fit)
     _require_empty(out_dir)
@@ -102,7 +110,7 @@ def prepare_dataset(
         folder = source if source.is_dir() else _unpacked(source, Path(work) / "unpacked")
         pictures = Path(work) / "pictures"
         pictures.mkdir()
-        preparation = _Preparation(pictures, out_dir, resolution, fit, " ".join(trigger_word.split()))
+        preparation = _Preparation(pictures, out_dir, resolution, fit, " ".join(trigger_word.split()), stop or Event())
         dataset = preparation.run(folder)
         pictures.rename(out_dir)
     return dataset
@@ -178,12 +186,15 @@ def _unpacked(source: Path, folder: Path) -> Path:
 class _Preparation:
     """One run over a folder, collecting what is wrong instead of stopping at it."""
 
-    def __init__(self, pictures: Path, out_dir: Path, resolution: int, fit: str, trigger_word: str) -> None:
+    def __init__(
+        self, pictures: Path, out_dir: Path, resolution: int, fit: str, trigger_word: str, stop: Event
+    ) -> None:
         self._pictures = pictures
         self._out_dir = out_dir
         self._resolution = resolution
         self._fit = fit
         self._trigger_word = trigger_word
+        self._stop = stop
         self._remarks: list[Remark] = []
         self._skipped: list[Skipped] = []
         self._problems: dict[str, TrainingInputError] = {}
@@ -201,6 +212,8 @@ class _Preparation:
         self._problems |= {str(error): error for error in captions.problems}
         images: list[TrainingImage] = []
         for file in pictures:
+            if self._stop.is_set():
+                raise TransferStoppedError("It was stopped while the pictures were read.")
             try:
                 subject = _subject(file)
                 if subject.repeats:

@@ -9,24 +9,26 @@ Nothing is fetched twice: the checkpoint's bytes come out of the unfinished tar.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from comfyui.errors import TrainingInputError
 from comfyui.run import Limits
 from comfyui.threads import run_until
 from comfyui.training.base_model import BaseModel, check_name
-from comfyui.training.continued import existing_lora
+from comfyui.training.continued import check_size, existing_lora
 from comfyui.training.dataset import Dataset
 from comfyui.training.follow import Patience
 from comfyui.training.links import Links, base_of, probe, staging
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import Report
 from comfyui.training.tensors import Tensor, read_tensors
-from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
+from comfyui.training.trainer import Base, Existing, TrainedLora, paper_names, train_lora
 from comfyui.weights.disk import require_room
 from comfyui.weights.fetch import Needed, given_up
 from comfyui.weights.folders import path_key
@@ -35,12 +37,11 @@ from comfyui.weights.manifest import Weight
 from comfyui.weights.transfer.readers import FileReader
 from comfyui.weights.wanted import Found
 
-PAPERS = ("parameters.json", "loss.csv", "loss.png", "sample_without_lora.png", "sample_with_lora.png")
-"""What lies beside the LoRA in the tar's training folder."""
 FROM_THE_TAR = "the tar that is being baked"
-STOP_POLL_S = 0.1
 HEADROOM_BYTES = 512 * 1024**2
-"""For the LoRA in the making, its samples, and what ComfyUI writes beside them."""
+"""For pictures, samples, and what ComfyUI writes beside them."""
+LORA_COPIES = 4
+"""That of a training that is continued, ComfyUI's, the one that is proven, and the one in the tar."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,27 @@ class LoraInTar:
         self._report = report
         self._workplace = workplace
         self._base_path = ""
+        self._record: Mapping[str, Any] = {}
         self._existing: tuple[Mapping[str, Tensor], Mapping[str, str], str] | None = None
 
     @property
     def members(self) -> Sequence[str]:
         """The papers, then the LoRA."""
-        return [*(f"training/{name}" for name in PAPERS), f"loras/{self._order.parameters.file_name}"]
+        parameters = self._order.parameters
+        return [*(f"training/{name}" for name in paper_names(parameters)), f"loras/{parameters.file_name}"]
 
-    def check(self, found: Sequence[Found], opener: HttpOpener) -> None:
+    @property
+    def record_bytes(self) -> int:
+        """Parameters and the sample's prompt, and room for the rest: digests, names, numbers."""
+        known = [self._order.parameters.as_dict(), self._order.dataset.images[0].caption]
+        return 2 * len(json.dumps(known, ensure_ascii=False).encode()) + 4096
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The same as in training/parameters.json, and the path of the LoRA. Empty before it is made."""
+        return self._record
+
+    def check(self, found: Sequence[Found], opener: HttpOpener, stop: Event) -> None:
         """Refuse a checkpoint that cannot be trained on, from its header where its server gives ranges; fetch the LoRA
         to go on from. Raises TrainingInputError, WeightsError, DownloadError, StorageError.
         """
@@ -109,10 +123,10 @@ class LoraInTar:
                 input_name="lora_name",
             )
         check_name(base.path)
-        self._check_room(found, base)
         model = probe(base.remote, base.path, opener)
+        self._check_room(found, base, model)
         if self._order.existing_lora is not None:
-            self._existing = self._fetch_existing(self._order.existing_lora, opener)
+            self._existing = self._fetch_existing(self._order.existing_lora, opener, stop)
             if model is not None:
                 self._continue_on(model)
 
@@ -124,8 +138,9 @@ class LoraInTar:
         existing = self._continue_on(base.model)
         self._copy_out(tar, weight, stop)
         trained = run_until(stop, self._train(base, existing))
-        made = {f"training/{name}": trained.papers[name] for name in PAPERS}
-        return {**made, f"loras/{self._order.parameters.file_name}": trained.data}
+        self._record = {"path": self.members[-1], **trained.facts}
+        made = {f"training/{name}": data for name, data in trained.papers.items()}
+        return {**made, self.members[-1]: trained.data}
 
     async def _train(self, base: Base, existing: Existing | None) -> TrainedLora:
         order, place = self._order, self._workplace
@@ -151,18 +166,23 @@ class LoraInTar:
             )
         return checkpoints[names.index(wanted) if wanted is not None else 0]
 
-    def _check_room(self, found: Sequence[Found], base: Found) -> None:
-        """A copy of the checkpoint for ComfyUI, and the tar where it lies on the same disk."""
+    def _check_room(self, found: Sequence[Found], base: Found, model: BaseModel | None) -> None:
+        """A copy of the checkpoint for ComfyUI, the LoRA, and the tar where it lies on the same disk."""
         folder, tar_folder = self._workplace.folder, self._workplace.tar.parent
         needed = (base.remote.size or 0) + HEADROOM_BYTES
+        if model is not None:
+            needed += LORA_COPIES * model.lora_bytes(self._order.parameters)
         if folder.stat().st_dev == tar_folder.stat().st_dev:
             needed += sum(item.remote.size or 0 for item in found)
         require_room(folder, needed, f"the training and its copy of {base.path}")
 
-    def _fetch_existing(self, link: str, opener: HttpOpener) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
+    def _fetch_existing(
+        self, link: str, opener: HttpOpener, stop: Event
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
         """The tensors, metadata and SHA-256 of the LoRA to go on from."""
         remote = self._links.ask(link, "existing_lora", opener)
-        weight = self._links.fetch(remote, "loras", link, self._workplace.models, opener, Event())
+        check_size(remote.size, "existing_lora")
+        weight = self._links.fetch(remote, "loras", link, self._workplace.models, opener, stop)
         data = (self._workplace.models / weight.path).read_bytes()
         return *read_tensors(data, weight.path), weight.sha256
 

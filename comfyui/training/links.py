@@ -16,18 +16,18 @@ from comfyui.training.tensors import read_header
 from comfyui.training.trainer import Base
 from comfyui.weights.disk import require_room
 from comfyui.weights.fetch import ITS_LINK, Fetch, Needed, given_up
-from comfyui.weights.folders import TRAINING_INPUTS
 from comfyui.weights.from_source import LinkSource
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Weight
-from comfyui.weights.sources import RemoteFile, Tokens
+from comfyui.weights.sources import RemoteFile, Tokens, parse_list
+from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.staging import Staging
 from comfyui.weights.transfer.faults import PieceFault
 from comfyui.weights.transfer.job import Reader
 from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject
-from comfyui.weights.wanted import find, want
+from comfyui.weights.wanted import understood
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,14 @@ class Links:
 
     def ask(self, link: str, input_name: str, opener: HttpOpener) -> RemoteFile:
         """What the server of the one link of a training input says. Raises TrainingInputError and DownloadError."""
-        folder_input = input_name if input_name in TRAINING_INPUTS else "loras"
-        wanted = want({folder_input: link}, self.settings, self.tokens, self.listener)
-        if len(wanted) != 1:
+        entries = parse_list(link)
+        if len(entries) != 1:
             raise TrainingInputError(f"{input_name} is one link, to one file.", input_name=input_name)
-        return find(wanted, self.settings, opener, self.listener)[0].remote
+        source = understood(entries[0], input_name, self.settings, self.tokens, self.listener)
+        remote = resolve(source, self.settings, opener=opener)
+        for notice in remote.notices:
+            self.listener.say(notice)
+        return remote
 
     def fetch(
         self, remote: RemoteFile, folder: str, link: str, models_dir: Path, opener: HttpOpener, stop: Event

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from comfyui.errors import EngineError
+from comfyui.errors import EngineError, TrainingInputError
+from comfyui.training.parameters import TrainingParameters
 
 WINDOW = 0.1
 """The final loss, and each point of the smooth curve, is the mean over this part of the passes: a single one mostly
@@ -45,22 +47,36 @@ class Losses:
             raise EngineError("ComfyUI gave no losses of the training.")
         return losses
 
+    def then(self, more: Losses) -> Losses:
+        """These, and those of the passes that came after them."""
+        return Losses((*self.values, *more.values))
+
     @property
     def final(self) -> float:
         """The mean over the last tenth of the passes."""
         return self.smooth()[-1]
 
     def broken_at(self) -> int | None:
-        """The first pass, from 1, whose loss is no number any more; None if there is none."""
-        return next((number for number, value in enumerate(self.values, 1) if not math.isfinite(value)), None)
+        """The first pass, from 1, from which on no loss is a number; None if the last one is.
+
+        In fp16, a pass may overflow without harm: its step is left out (torch.amp.GradScaler).
+        """
+        numbers = sum(1 for _ in itertools.dropwhile(lambda value: not math.isfinite(value), reversed(self.values)))
+        return None if numbers == len(self.values) else numbers + 1
 
     def smooth(self) -> list[float]:
-        """For each pass the mean of the last tenth of all passes up to it."""
+        """For each pass the mean of the last tenth of all passes up to it, without those whose loss is no number."""
         window = max(1, round(len(self.values) * WINDOW))
-        sums = [0.0]
+        sums, counts = [0.0], [0]
         for value in self.values:
-            sums.append(sums[-1] + value)
-        return [(sums[end] - sums[max(0, end - window)]) / min(end, window) for end in range(1, len(sums))]
+            finite = math.isfinite(value)
+            sums.append(sums[-1] + (value if finite else 0.0))
+            counts.append(counts[-1] + finite)
+        spans = [(max(0, end - window), end) for end in range(1, len(sums))]
+        return [
+            (sums[end] - sums[start]) / (counts[end] - counts[start]) if counts[end] > counts[start] else math.nan
+            for start, end in spans
+        ]
 
     def table(self, grad_accumulation_steps: int) -> bytes:
         """CSV (RFC 4180) with one row for each pass: step of the optimizer, pass, loss, and the smooth loss."""
@@ -76,9 +92,10 @@ class Losses:
         image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
         draw = ImageDraw.Draw(image)
         smooth = self.smooth()
+        finite = [value for value in self.values if math.isfinite(value)]
         # A few passes at full noise tower above all others; what they do to the scale would flatten the curve.
-        top = min(max(self.values), 1.5 * max(smooth))
-        low = min(self.values)
+        top = min(max(finite), 1.5 * max(filter(math.isfinite, smooth)))
+        low = min(finite)
         draw.line(_points(self.values, low, top), fill=_FAINT)
         draw.line(_points(smooth, low, top), fill=_STRONG, width=2)
         draw.line([(_MARGIN, 10), (_MARGIN, _HEIGHT - 30), (_WIDTH - 10, _HEIGHT - 30)], fill=_INK)
@@ -92,6 +109,15 @@ class Losses:
         return data.getvalue()
 
 
+def broken(at: int, parameters: TrainingParameters) -> TrainingInputError:
+    """The error for a training whose losses are no numbers from pass `at`, from 1, on."""
+    return TrainingInputError(
+        f"The training broke: from pass {at} of {parameters.passes} on, its loss is not a number. Give a smaller "
+        f"learning_rate than {parameters.learning_rate:g}, or training_dtype bf16 or fp32.",
+        input_name="learning_rate",
+    )
+
+
 def _points(values: Sequence[float], low: float, top: float) -> list[tuple[float, float]]:
     # A single pass is drawn as a level line.
     values = values if len(values) > 1 else [*values, *values]
@@ -100,4 +126,5 @@ def _points(values: Sequence[float], low: float, top: float) -> list[tuple[float
     return [
         (_MARGIN + across * index / (len(values) - 1), 10 + down * (1 - (min(value, top) - low) / height))
         for index, value in enumerate(values)
+        if math.isfinite(value)
     ]

@@ -1,7 +1,7 @@
 """What a person may choose of a LoRA training: ComfyUI's names, ranges and defaults, checked all at once. Pure.
 
 The source is TrainLoraNode of ComfyUI 0.30.0 (comfy_extras/nodes_train.py). What is not among its inputs is ours:
-`lora_name`, `trigger_word`, `resolution`, `fit` and `sample_prompt`.
+`lora_name`, `trigger_word`, `resolution`, `fit`, `sample_prompt` and `sample_every`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from comfyui.errors import TrainingInputError
+from comfyui.training.fitting import FITS, MAX_RESOLUTION, STEP
 from comfyui.weights.folders import safe_file_name
 
 OPTIMIZERS = ("AdamW", "Adam", "SGD", "RMSprop")
@@ -19,9 +20,6 @@ LOSS_FUNCTIONS = ("MSE", "L1", "Huber", "SmoothL1")
 ALGORITHMS = ("LoRA", "LoHa", "LoKr", "OFT")
 TRAINING_DTYPES = ("bf16", "fp32", "none")
 LORA_DTYPES = ("bf16", "fp32")
-FITS = ("buckets", "crop")
-RESOLUTION_STEP = 8
-"""A latent of these models is an eighth of the picture."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -40,12 +38,15 @@ _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "rank": (1, 128),
         "batch_size": (1, 10_000),
         "grad_accumulation_steps": (1, 1024),
-        "resolution": (64, 2048),
+        "resolution": (STEP, MAX_RESOLUTION),
         "seed": (0, 2**64 - 1),
+        "sample_every": (0, 100_000),
     }
 )
+MAX_SAMPLES = 50
+"""Each costs 20 steps of sampling, and a new beginning of the optimizer."""
 _TEXTS = ("lora_name", "trigger_word", "sample_prompt")
-_SEED_STRIDE = 1000
+SEED_STRIDE = 1000
 """TrainSampler adds this to the seed at each step, and torch takes no seed above 2^64 - 1."""
 
 
@@ -54,8 +55,9 @@ class TrainingParameters:
     """How one LoRA is trained.
 
     `resolution` is the side in pixels of the square that a picture is cut to ("crop") or whose area it gets with a
-    shape near its own ("buckets"); `training_dtype` "none" leaves the model in its own type. Raises TrainingInputError
-    that names every value that cannot be used.
+    shape near its own ("buckets"); `training_dtype` "none" leaves the model in its own type; `sample_every` is how many
+    steps are between two samples, 0 for samples at the end alone. Raises TrainingInputError that names every value that
+    cannot be used.
     """
 
     lora_name: str = "my_lora"
@@ -75,6 +77,7 @@ class TrainingParameters:
     fit: str = "buckets"
     seed: int = 0
     sample_prompt: str = ""
+    sample_every: int = 0
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -97,8 +100,15 @@ class TrainingParameters:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The parameters in their final form, for the log."""
-        return [f"  {name} = {value!r}" for name, value in self.as_dict().items()]
+        """The parameters in their final form, for the log, with a word on those that cost more than they seem to."""
+        lines = [f"  {name} = {value!r}" for name, value in self.as_dict().items()]
+        if self.batch_size > 1:
+            lines.append(
+                f"Note: ComfyUI's training computes each picture of a batch with the captions of all, so batch_size "
+                f"{self.batch_size} takes {self.batch_size**2} times the work and memory of 1. batch_size 1 with "
+                f"grad_accumulation_steps {self.batch_size} sees as many pictures in each step for less."
+            )
+        return lines
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         values = self.as_dict()
@@ -117,18 +127,23 @@ class TrainingParameters:
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
                 kind = "a number" if name == "learning_rate" else "a whole number"
                 yield name, f"{name} is {value!r:.100}; it is {kind} from {low:g} to {_shown(high)}."
-            elif name == "resolution" and value % RESOLUTION_STEP:
-                yield name, f"{name} is {value}; it is a multiple of {RESOLUTION_STEP}."
+            elif name == "resolution" and value % STEP:
+                yield name, f"{name} is {value}; it is a multiple of {STEP}."
         if not isinstance(self.gradient_checkpointing, bool):
             text = f"gradient_checkpointing is {self.gradient_checkpointing!r:.100}; it is true or false."
             yield "gradient_checkpointing", text
         yield from self._seed_problem()
+        if type(self.sample_every) is int and type(self.steps) is int and self.sample_every > 0:
+            samples = (self.steps - 1) // self.sample_every
+            if samples > MAX_SAMPLES:
+                text = f"sample_every is {self.sample_every}; with {self.steps} steps these are {samples} samples, and "
+                yield "sample_every", f"{text}{MAX_SAMPLES} are the most."
 
     def _seed_problem(self) -> Iterator[tuple[str, str]]:
         numbers = (self.seed, self.steps, self.grad_accumulation_steps)
         if not all(type(number) is int for number in numbers) or self.seed > _RANGES["seed"][1]:
             return
-        largest = int(_RANGES["seed"][1]) - _SEED_STRIDE * self.passes
+        largest = int(_RANGES["seed"][1]) - SEED_STRIDE * self.passes
         if self.seed > largest:
             yield "seed", f"seed is {self.seed}; with so many steps it may be {largest} at most."
 

@@ -43,8 +43,12 @@ class Samples:
     difference: float
 
 
-def proof_graph(checkpoint: str, lora: str, prompt: str, parameters: TrainingParameters) -> Prompt:
-    """Two pictures of one seed, one past LoraLoader at strength 1; `checkpoint` and `lora` are names in ComfyUI."""
+def sample_graph(
+    checkpoint: str, lora: str, prompt: str, parameters: TrainingParameters, *, without: bool = True
+) -> Prompt:
+    """Two pictures of one seed, one past LoraLoader at strength 1, or that one alone; `checkpoint` and `lora` are names
+    in ComfyUI.
+    """
     graph: Prompt = {
         "base": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
         "lora": _node(
@@ -52,7 +56,7 @@ def proof_graph(checkpoint: str, lora: str, prompt: str, parameters: TrainingPar
         ),
         "empty": _node("EmptyLatentImage", width=parameters.resolution, height=parameters.resolution, batch_size=1),
     }
-    for name, source in (("without", "base"), ("with", "lora")):
+    for name, source in (("without", "base"), ("with", "lora"))[0 if without else 1 :]:
         graph[f"{name}_positive"] = _node("CLIPTextEncode", text=prompt, clip=[source, 1])
         graph[f"{name}_negative"] = _node("CLIPTextEncode", text="", clip=[source, 1])
         graph[f"{name}_sampled"] = _node(
@@ -90,7 +94,7 @@ async def prove(
             lost.append(found[2])
 
     report.say("Proving the LoRA: the same picture without it and with it")
-    entry = await run_graph(engine, proof_graph(checkpoint, lora, prompt, parameters), patience, observe)
+    entry = await run_graph(engine, sample_graph(checkpoint, lora, prompt, parameters), patience, observe)
     if lost:
         raise EngineError(
             f"The trained LoRA does not fit its own checkpoint: {len(lost)} of its keys find no layer, {lost[0]} first."
@@ -99,6 +103,15 @@ async def prove(
     samples = await asyncio.to_thread(_compare, _file(entry, "without", engine), _file(entry, "with", engine))
     report.say(f"All keys of the LoRA apply; the picture changes by {samples.difference:.2f} levels of 255 on average")
     return samples
+
+
+async def sample(
+    engine: Engine, checkpoint: str, lora: str, prompt: str, parameters: TrainingParameters, patience: Patience
+) -> bytes:
+    """A PNG of what the LoRA has learnt so far, with the seed, prompt and size of the proof."""
+    graph = sample_graph(checkpoint, lora, prompt, parameters, without=False)
+    entry = await run_graph(engine, graph, patience, lambda _item: None)
+    return await asyncio.to_thread(_file(entry, "with", engine).read_bytes)
 
 
 def _compare(without: Path, with_lora: Path) -> Samples:

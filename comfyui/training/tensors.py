@@ -19,6 +19,8 @@ from comfyui.errors import WeightsError
 from comfyui.weights.safetensors_check import MAX_HEADER_BYTES
 from comfyui.weights.signatures import SNIFF_BYTES, recognise
 
+FLOATS = ("F32", "F16", "BF16")
+"""Types whose numbers can be read and written here."""
 LENGTH_BYTES = 8
 _ALIGN = 8
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from comfyui.errors import EngineError, WeightsError
 from comfyui.weights.disk import require_room, room_errors, sync_folder
@@ -158,12 +158,12 @@ class ArchiveWriter:
         ]
         return [*planned, *self._appended]
 
-    def finish(self, digests: Sequence[Digest] = ()) -> Manifest:
+    def finish(self, digests: Sequence[Digest] = (), trained: Mapping[str, Any] | None = None) -> Manifest:
         """Write the manifest and the tar's end, make it all last, and give the tar its name.
 
-        `digests` are those of the layout's files, in its order.
+        `digests` are those of the layout's files, in its order; `trained` is the manifest's record of a training.
         """
-        manifest = Manifest(tuple(self.weights(digests)), training=tuple(self._training))
+        manifest = Manifest(tuple(self.weights(digests)), training=tuple(self._training), trained=trained)
         length = tar_length(self._end)
         with room_errors(self._out.parent, self._out.name, "more bytes"):
             self._zero(length)

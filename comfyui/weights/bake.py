@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
@@ -41,13 +41,21 @@ class Addition(Protocol):
     def members(self) -> Sequence[str]:
         """The paths of all that it will add, in model folders or in training/."""
 
-    def check(self, found: Sequence[Found], opener: HttpOpener) -> None:
+    @property
+    def record_bytes(self) -> int:
+        """The most bytes that its record takes in the manifest."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What it was made from and with, once it is made: `trained` in the manifest."""
+
+    def check(self, found: Sequence[Found], opener: HttpOpener, stop: threading.Event) -> None:
         """Refuse files that it cannot be made from, before a byte of them is fetched. Raises ComfyUIModelError."""
 
     def make(self, tar: Path, weights: Sequence[Weight], stop: threading.Event) -> Mapping[str, bytes]:
         """The bytes of each of its members. `tar` is the unfinished tar, in which `weights` lie at their offsets.
 
-        Ends early, with TransferStoppedError, once `stop` is set.
+        This and `check` end early, with TransferStoppedError, once `stop` is set.
         """
 
 
@@ -81,6 +89,7 @@ def bake(
     refuses or stays away, WeightsError when what arrives is not a whole weight file; then there is no tar.
     """
     options = options or TransferOptions()
+    stop = stop or threading.Event()
     waits_s = options.policy.question_waits_s
     with HttpOpener(settings, read_timeout_s=options.read_timeout_s) as opener:
         wanted = want(request, settings, tokens, listener)
@@ -88,7 +97,7 @@ def bake(
         for again in range(options.policy.restarts + 1):
             check(found, allow_pickle=allow_pickle)
             if addition is not None:
-                addition.check(found, opener)
+                addition.check(found, opener, stop)
             oven = _Oven(
                 found,
                 out,
@@ -128,7 +137,7 @@ class _Oven:
         opener: HttpOpener,
         listener: Listener,
         options: TransferOptions,
-        stop: threading.Event | None,
+        stop: threading.Event,
         addition: Addition | None,
         *,
         allow_pickle: bool,
@@ -143,7 +152,7 @@ class _Oven:
         self._allow_pickle = allow_pickle
         self._resume = resume
         self._options = options
-        self._stop = stop or threading.Event()
+        self._stop = stop
         self._addition = addition
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
@@ -155,6 +164,7 @@ class _Oven:
                 *((item.wanted.folder, item.remote.manifest_url) for item in self._unsized),
                 *((path.partition("/")[0], None) for path in (self._addition.members if self._addition else ())),
             ],
+            record_bytes=self._addition.record_bytes if self._addition else 0,
         )
         files = [(item.path, item.remote.size) for item in (*self._sized, *self._unsized)]
         with ArchiveWriter(self._out, layout, keep_unfinished=self._resume) as archive:
@@ -171,9 +181,10 @@ class _Oven:
                     self._fetch_unsized(archive, item)
             finally:
                 self._listener.end()
-            if self._addition is not None:
-                self._add(archive, self._addition, digests)
-            return archive.finish(digests)
+            if self._addition is None:
+                return archive.finish(digests)
+            self._add(archive, self._addition, digests)
+            return archive.finish(digests, self._addition.record)
 
     def _add(self, archive: ArchiveWriter, addition: Addition, digests: Sequence[Digest]) -> None:
         made = addition.make(unfinished(self._out), archive.weights(digests), self._stop)

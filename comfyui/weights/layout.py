@@ -60,14 +60,17 @@ class Layout:
         return member_header(MANIFEST_NAME, self.manifest_room) + text.ljust(self.manifest_room - 1) + b"\n"
 
 
-def plan_layout(files: Iterable[Planned], later: Iterable[tuple[str, str | None]] = ()) -> Layout:
-    """Lay out the files in their order; `later` are (folder, URL) of files of unknown size that will be appended.
+def plan_layout(
+    files: Iterable[Planned], later: Iterable[tuple[str, str | None]] = (), *, record_bytes: int = 0
+) -> Layout:
+    """Lay out the files in their order; `later` are (folder, URL) of files of unknown size that will be appended, and
+    `record_bytes` is the room in the manifest for what they were made from.
 
     Raises WeightsError for a bad path, or two files on one path.
     """
     files = tuple(files)
     listed = [(file.path.rpartition("/")[0], file.url) for file in files]
-    manifest_room = padded(room_for([*listed, *later]))
+    manifest_room = padded(room_for([*listed, *later]) + record_bytes)
     position = len(member_header(MANIFEST_NAME, 0)) + manifest_room
     places: list[Place] = []
     taken: set[str] = set()

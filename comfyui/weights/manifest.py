@@ -5,7 +5,8 @@
 
 `path` is relative to ComfyUI's models folder. `url` may be null (the file came from no link). `offset`, only inside a
 tar, is where the file's bytes begin in it. A tar with a LoRA that was trained has a second list, `training`, of the
-same form: what the training left beside it, under training/, to be read and not to be restored. docs/weights.md
+same form: what the training left beside it, under training/, to be read and not to be restored; and `trained`, an
+object that records what the LoRA was made from and with, in whatever words the training has for it. docs/weights.md
 describes the format for users. Parsing is strict, since everything a restore trusts is in here: whatever is unknown,
 missing or odd is an error that names its entry.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Manifest:
     weights: tuple[Weight, ...]
     version: int = VERSION
     training: tuple[Weight, ...] = ()
+    trained: Mapping[str, Any] | None = None
 
     @classmethod
     def parse(cls, data: str | bytes) -> Manifest:
@@ -72,14 +74,18 @@ class Manifest:
                 f"{MANIFEST_NAME} must be a JSON object with version {VERSION}; seen {seen!r:.100}. "
                 "It was made by another program, or by a newer version of this one."
             )
-        _check_keys(document, ("version", "weights"), ("version", "weights", "training"), None)
+        _check_keys(document, ("version", "weights"), ("version", "weights", "training", "trained"), None)
         lists = {"weights": document["weights"], "training": document.get("training", [])}
         for name, entries in lists.items():
             if not isinstance(entries, list):
                 raise ManifestError(f"In {MANIFEST_NAME}, {name} must be a list.")
+        trained = document.get("trained")
+        if "trained" in document and not isinstance(trained, dict):
+            raise ManifestError(f"In {MANIFEST_NAME}, trained must be a JSON object.")
         manifest = cls(
             _parse_weights(lists["weights"], MODEL_FOLDERS),
             training=_parse_weights(lists["training"], TRAINING_FOLDERS),
+            trained=trained,
         )
         manifest._check_unique()
         return manifest
@@ -93,6 +99,8 @@ class Manifest:
         document: dict[str, Any] = {"version": self.version, "weights": [_as_json(weight) for weight in self.weights]}
         if self.training:
             document["training"] = [_as_json(weight) for weight in self.training]
+        if self.trained is not None:
+            document["trained"] = self.trained
         return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
     @classmethod

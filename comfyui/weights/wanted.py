@@ -55,11 +55,7 @@ def want(request: Mapping[str, str | None], settings: Settings, tokens: Tokens, 
     seen: set[tuple[str, str]] = set()
     for input_name, folder in TRAINING_INPUTS.items():
         for entry in parse_list(request.get(input_name)):
-            source = understand(entry, settings, tokens, input_name=input_name)
-            token = ", with your token" if source.secret_headers else ""
-            for notice in source.notices:
-                listener.say(notice)
-            listener.say(f"{input_name}: {source.display_url} ({source.kind.value}{token})")
+            source = understood(entry, input_name, settings, tokens, listener)
             if (folder, source.url) in seen:
                 raise TrainingInputError(
                     f"{source.display_url} is given twice in {input_name}; leave one out.", input_name=input_name
@@ -71,6 +67,16 @@ def want(request: Mapping[str, str | None], settings: Settings, tokens: Tokens, 
             f"No weights were given. Put links, one on each line, into at least one of: {', '.join(TRAINING_INPUTS)}."
         )
     return wanted
+
+
+def understood(entry: str, input_name: str, settings: Settings, tokens: Tokens, listener: Listener) -> Source:
+    """What one entry of an input means, and the listener is told. Raises TrainingInputError."""
+    source = understand(entry, settings, tokens, input_name=input_name)
+    token = ", with your token" if source.secret_headers else ""
+    for notice in source.notices:
+        listener.say(notice)
+    listener.say(f"{input_name}: {source.display_url} ({source.kind.value}{token})")
+    return source
 
 
 def find(

@@ -2,8 +2,9 @@
 
 ComfyUI stops at the first unknown class, names a dangling link by a bare number, and leaves branches it cannot run out
 in silence. It remains the judge of values: a node may accept what its list does not have (VALIDATE_INPUTS, which
-/object_info does not show). So a value alone is never refused here before ComfyUI does (`is_certain`), but it is
-reported with the rest once the workflow is refused anyway, and by `scripts/workflow check`.
+/object_info does not show). So a value alone is not refused here before ComfyUI does (`is_certain`), unless it is a
+model of ComfyUI's own loaders, but it is reported with the rest once the workflow is refused anyway, and by
+`scripts/workflow check`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from comfyui.errors import NodeProblem
 from comfyui.workflow.node_classes import InputSpec, NodeClasses
 from comfyui.workflow.parse import Node, Workflow
 from comfyui.workflow.wording import (
+    TRAINING_INPUT_OF,
     bad_link,
     no_output,
     not_in_list,
@@ -28,8 +30,11 @@ CERTAIN = frozenset({"missing_node_type", "prompt_no_outputs", "bad_linked_input
 _NUMBERS = {"INT": int, "FLOAT": float}
 
 
-def is_certain(found: NodeProblem) -> bool:
+def is_certain(found: NodeProblem, classes: NodeClasses) -> bool:
     """Whether ComfyUI is sure to refuse, or to drop, this node; if not, only ComfyUI can tell."""
+    if found.kind == "value_not_in_list":
+        # Said before gigabytes are fetched, and before a wait for another prediction's end.
+        return found.input_name in TRAINING_INPUT_OF and classes.is_comfyuis_own(found.class_type)
     return found.kind in CERTAIN
 
 

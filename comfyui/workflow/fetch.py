@@ -25,8 +25,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from comfyui.deadline import Deadline
 from comfyui.errors import DownloadError, InputFileError
 from comfyui.url_policy import check_address, check_url, display_url
+from comfyui.weights.disk import require_room
 from comfyui.workflow.node_classes import NodeClasses
 from comfyui.workflow.parse import Node, Workflow
 
@@ -39,6 +41,7 @@ AT_ONCE = 4
 CHUNK_BYTES = 256 * 1024
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+FILE_ITSELF = "Give the link of the file itself."
 REFERENCE = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 
@@ -56,6 +59,8 @@ async def fetch_workflow(reference: str, *, allow_private: bool) -> str:
         async with _session(allow_private=allow_private) as session:
             await _get(session, reference, buffer, MAX_WORKFLOW_BYTES, allow_private=allow_private)
         content = buffer.getvalue()
+    if content.lstrip().startswith(b"<"):
+        raise InputFileError(f"workflow_json: {_shown(reference)} is a web page, not a file. {FILE_ITSELF}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -63,12 +68,19 @@ async def fetch_workflow(reference: str, *, allow_private: bool) -> str:
 
 
 async def fetch_media(
-    workflow: Workflow, classes: NodeClasses, input_dir: Path, *, allow_private: bool, say: Callable[[str], None]
+    workflow: Workflow,
+    classes: NodeClasses,
+    input_dir: Path,
+    *,
+    allow_private: bool,
+    say: Callable[[str], None],
+    deadline: Deadline | None = None,
 ) -> Workflow:
     """A copy of the workflow in which every URL or data: URI in an input that takes a file is a file's name.
 
     Which inputs take a file is what /object_info says of their class; text that happens to be a URL stays text. Each
-    reference is fetched once, into `input_dir`, under a name of its own. Raises DownloadError or InputFileError.
+    reference is fetched once, into `input_dir`, under a name of its own. Raises DownloadError, InputFileError,
+    StorageError where the disk has no room, and DeadlineError when `deadline` comes before all is there.
     """
     wanted: dict[str, str] = {}
     for node in workflow.nodes.values():
@@ -77,15 +89,25 @@ async def fetch_media(
     if not wanted:
         return workflow
     limit = asyncio.Semaphore(AT_ONCE)
-    async with _session(allow_private=allow_private) as session:
+    names: dict[str, str] = {}
 
-        async def fetch(reference: str, where: str) -> tuple[str, str]:
-            async with limit:
-                name = await _fetch_one(session, reference, where, input_dir, allow_private=allow_private)
-            say(f"{where}: {_shown(reference)} is there as {name}")
-            return reference, name
+    async def fetch(session: aiohttp.ClientSession, reference: str, where: str) -> None:
+        async with limit:
+            names[reference] = await _fetch_one(session, reference, where, input_dir, allow_private=allow_private)
+        say(f"{where}: {_shown(reference)} is there as {names[reference]}")
 
-        names = dict(await asyncio.gather(*(fetch(*item) for item in wanted.items())))
+    try:
+        async with (
+            asyncio.timeout(deadline.remaining_s() if deadline else None),
+            _session(allow_private=allow_private) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for reference, where in wanted.items():
+                group.create_task(fetch(session, reference, where))
+    except TimeoutError as error:
+        raise (deadline.error() if deadline else error) from error
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
     def change(node: Node) -> Mapping[str, Any]:
         return {name: names[str(node.inputs[name])] for name in _file_inputs(node, classes)}
@@ -109,10 +131,12 @@ async def _fetch_one(
                 given = ""
                 file.write(content)
             else:
-                kind, given = await _get(session, reference, file, MAX_FILE_BYTES, allow_private=allow_private)
+                kind, given = await _get(
+                    session, reference, file, MAX_FILE_BYTES, allow_private=allow_private, disk=input_dir
+                )
         if kind == "text/html":
             shown = _shown(reference)
-            raise InputFileError(f"{where}: {shown} is a web page, not a file. Give the link of the file itself.")
+            raise InputFileError(f"{where}: {shown} is a web page, not a file. {FILE_ITSELF}")
         name = media_name(reference, given, kind)
         part.replace(input_dir / name)
         return name
@@ -172,9 +196,18 @@ def _session(*, allow_private: bool) -> aiohttp.ClientSession:
 
 
 async def _get(
-    session: aiohttp.ClientSession, url: str, sink: BinaryIO, max_bytes: int, *, allow_private: bool
+    session: aiohttp.ClientSession,
+    url: str,
+    sink: BinaryIO,
+    max_bytes: int,
+    *,
+    allow_private: bool,
+    disk: Path | None = None,
 ) -> tuple[str, str]:
-    """Write the body at a URL into `sink`; returns its media type and the file name that the server gives (or "")."""
+    """Write the body at a URL into `sink`; returns its media type and the file name that the server gives (or "").
+
+    `disk` is the folder of the sink, where it has one.
+    """
     shown = display_url(url)
     try:
         for _ in range(MAX_REDIRECTS + 1):
@@ -190,6 +223,9 @@ async def _get(
                         url=shown,
                         status=response.status,
                     )
+                _check_length(response.content_length or 0, max_bytes, shown)
+                if disk is not None:
+                    require_room(disk, response.content_length or 0, shown)
                 await _read(response, sink, max_bytes, shown)
                 return response.content_type.lower(), _given_name(response)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -205,9 +241,13 @@ async def _read(response: aiohttp.ClientResponse, sink: BinaryIO, max_bytes: int
     total = 0
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         total += len(chunk)
-        if total > max_bytes:
-            raise DownloadError(f"{shown} is larger than the {max_bytes >> 20} MiB that are taken here.", url=shown)
+        _check_length(total, max_bytes, shown)
         sink.write(chunk)
+
+
+def _check_length(length: int, max_bytes: int, shown: str) -> None:
+    if length > max_bytes:
+        raise DownloadError(f"{shown} is larger than the {max_bytes >> 20} MiB that are taken here.", url=shown)
 
 
 def _digest(reference: str) -> str:

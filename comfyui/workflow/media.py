@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from threading import Event
 
 from PIL import Image
 
@@ -26,16 +27,17 @@ MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 8 * 1024**3
 
 
-def place_input_file(source: Path, input_dir: Path) -> list[str]:
+def place_input_file(source: Path, input_dir: Path, stop: Event | None = None) -> list[str]:
     """Put `source` into ComfyUI's input folder; returns the names by which nodes find what is there, sorted.
 
-    Raises InputFileError for a type that is not taken, a damaged archive, or a hostile member of one.
+    Raises InputFileError for a type that is not taken, a damaged archive, or a hostile member of one, and
+    TransferStoppedError soon after `stop` is set.
     """
     suffix = source.suffix.lower() if source.suffix.lower() in MEDIA_SUFFIXES | ARCHIVE_SUFFIXES else _sniff(source)
     input_dir.mkdir(parents=True, exist_ok=True)
     if suffix in ARCHIVE_SUFFIXES:
         given = ArchiveInput("input_file", "the input folder", InputFileError, MAX_FILES, MAX_TOTAL_BYTES)
-        return sorted(unpack(source, input_dir, given))
+        return sorted(unpack(source, input_dir, given, stop))
     names = {*(f"input{usual}" for usual in SAME_SUFFIXES.get(suffix, (suffix,))), _own_name(source, suffix)}
     for name in names:
         shutil.copyfile(source, input_dir / name)

@@ -77,14 +77,6 @@ class FoundLinks:
         return found.kind == "value_not_in_list" and (found.node_id, found.input_name) in places
 
 
-@dataclass(frozen=True)
-class WithWeights:
-    """The workflow with names in place of links; `written` has the links as they were written, by these names."""
-
-    workflow: Workflow
-    written: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
 def tokens_of(huggingface_token: str | None, civitai_token: str | None) -> Tokens:
     """A prediction's tokens. Raises RequestError that names the input whose text cannot be a token."""
     try:
@@ -117,22 +109,21 @@ class ModelLinks:
     @asynccontextmanager
     async def bring(
         self, found: FoundLinks, tokens: Tokens, *, say: Callable[[str], None], deadline: Deadline | None = None
-    ) -> AsyncIterator[WithWeights]:
+    ) -> AsyncIterator[Workflow]:
         """The workflow with names in place of its links; their files are there, and stay, until the end of the block.
 
         `say` is called in this coroutine. Raises WorkflowError, DownloadError, WeightsError or StorageError, each with
         the names of nodes and inputs, and DeadlineError when `deadline` comes before all is there.
         """
         if not found.places:
-            yield WithWeights(found.workflow)
+            yield found.workflow
             return
         lease = self._weights.lease()
         try:
             asked, brought = await self._bring(found, tokens, lease, say, deadline)
             for place in found.places:
                 say(_brought_line(place, found.workflow, asked[place.link], brought[place.link]))
-            names = {link: file.name for link, file in brought.items()}
-            yield WithWeights(replaced(found, names), {names[place.link]: place.written for place in found.places})
+            yield replaced(found, {link: file.name for link, file in brought.items()})
         finally:
             await asyncio.shield(asyncio.to_thread(lease.close))
 

@@ -103,6 +103,11 @@ class NodeClasses:
             return None
         return [output if isinstance(output, str) else CHOICE for output in outputs]
 
+    def is_comfyuis_own(self, class_type: str) -> bool:
+        """Whether ComfyUI itself brings the class, and no custom node pack."""
+        module = str(self._of(class_type).get("python_module"))
+        return module == "nodes" or module.startswith("comfy_extras.")
+
     def loads_weights(self, class_type: str) -> bool:
         """Whether nodes of this class read weight files: they choose a name and give a model, or a part of one."""
         chooses = any(spec.choices is not None and spec.name.endswith("_name") for spec in self.inputs(class_type))

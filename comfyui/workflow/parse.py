@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,10 @@ MAX_DEPTH = 100
 """A workflow nests a handful of levels; hundreds would run into Python's recursion limit where it is copied."""
 HOW_TO_EXPORT = "In ComfyUI choose Workflow → Export (API), and send the content of that file."
 TOO_DEEP = "workflow_json is nested too deeply to be a workflow."
+ESCAPED = re.compile(r'\s*\{(\s|\\[nrt])*\\"')
+"""How JSON begins that was copied out of the text it was escaped in, without the quotes around it: `{\\"3\\": …`."""
+NODE_ID = re.compile(r"[\d:]+")
+"""As ComfyUI's browser interface makes them, for nodes in subgraphs too."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +65,17 @@ class Workflow:
 
     def position(self, node_id: str) -> int:
         """Where a node stands in the text. Nodes a node made while it ran ("5.0.1") stand where that one does."""
-        order = list(self.nodes)
-        root = node_id.split(".", 1)[0]
-        for candidate in (node_id, root):
-            if candidate in self.nodes:
-                return order.index(candidate)
-        return len(order)
+        positions = self._positions
+        return positions.get(node_id, positions.get(node_id.split(".", 1)[0], len(positions)))
 
     def title(self, node_id: str) -> str:
         """The title of a node, "" for one that is not in the workflow."""
         node = self.nodes.get(node_id)
         return node.title if node else ""
+
+    @functools.cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {node_id: position for position, node_id in enumerate(self.nodes)}
 
 
 def parse_workflow(text: str) -> Workflow:
@@ -81,11 +87,12 @@ def read_json(text: str) -> Any:
     """The JSON of `workflow_json`, whatever the format of the workflow in it. Raises WorkflowError with the way out.
 
     Two wrappings that people often end up with are understood: JSON escaped once too often (a JSON string that
-    holds the JSON), and {"prompt": {…}}, the body of ComfyUI's own POST /prompt.
+    holds the JSON, with its quotes or without), and {"prompt": {…}}, the body of ComfyUI's own POST /prompt.
     """
     if not text or not text.strip():
         raise WorkflowError(f"workflow_json is empty; it takes a workflow. {HOW_TO_EXPORT}")
-    value = _load(text.removeprefix("\ufeff"))
+    text = text.removeprefix("\ufeff")
+    value = _load(f'"{text.strip()}"' if ESCAPED.match(text) else text)
     if isinstance(value, str):
         value = _load(value)
     if isinstance(value, dict) and isinstance(value.get("prompt"), dict) and "class_type" not in value["prompt"]:
@@ -94,7 +101,10 @@ def read_json(text: str) -> Any:
 
 
 def workflow_of(value: object) -> Workflow:
-    """The workflow that API-format JSON describes. Raises WorkflowError with the way out for anything else."""
+    """The workflow that API-format JSON describes. Raises WorkflowError with the way out for anything else.
+
+    What programs put beside the nodes ("client_id", "extra_data", "version") is left out.
+    """
     if not isinstance(value, dict):
         raise WorkflowError(
             f"workflow_json holds a JSON {_json_kind(value)}, but a workflow is an object of nodes. {HOW_TO_EXPORT}"
@@ -108,7 +118,8 @@ def workflow_of(value: object) -> Workflow:
         raise WorkflowError(TOO_DEEP)
     if not value:
         raise WorkflowError(f"workflow_json has no nodes in it. {HOW_TO_EXPORT}")
-    return Workflow({node_id: _node(node_id, node) for node_id, node in value.items()})
+    nodes = {key: entry for key, entry in value.items() if _may_be_node(key, entry)}
+    return Workflow({node_id: _node(node_id, node) for node_id, node in (nodes or value).items()})
 
 
 def _load(text: str) -> Any:
@@ -132,6 +143,11 @@ def _is_too_deep(value: object) -> bool:
         parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
         level = [child for part in parts for child in part]
     return bool(level)
+
+
+def _may_be_node(key: str, entry: object) -> bool:
+    looks_like_node = isinstance(entry, dict) and ("class_type" in entry or "inputs" in entry)
+    return looks_like_node or NODE_ID.fullmatch(key) is not None
 
 
 def _node(node_id: str, node: object) -> Node:

@@ -2,7 +2,8 @@
 
 A page's blocks run in a copy of the project, in bash. Pictures come from the real Cog server and real ComfyUI, with
 demo weights under the names that the pages use. Replicate, Hugging Face and Civitai are stand-ins (tests/local,
-tests/weights), and so are `cog` and `docker`: two shell scripts that take a push, since no image can be built here.
+tests/weights), and so are `cog` and `docker`: two shell scripts that take a push, since no image can be built here. As
+the real cog, the stand-in does not log in with a token for the API (its pkg/provider/replicate/replicate.go).
 
 What cannot run here stands in NOT_HERE, block by block, with the reason. A new block is run unless it is added there.
 """
@@ -74,7 +75,7 @@ PROJECT = ("comfyui", "examples", "scripts", "cog.yaml", "predict.py", "train.py
 COG = """#!/bin/sh
 case "$1" in
 --version) echo "cog version 0.23.1" ;;
-login) cat >/dev/null ;;
+login) if [ "$2" = --token-stdin ] && grep -q '^r8_'; then echo "that is a token for the API" >&2; exit 1; fi ;;
 push) echo "$2" >>"$PUSHED" ;;
 *) exit 1 ;;
 esac

@@ -62,6 +62,7 @@ class Example:
         send: Path | None = None,
         temp: bool = False,
         output_format: str = "png",
+        embed: bool = True,
         **values: Any,
     ) -> list[bytes]:
         """The files that come back."""
@@ -69,6 +70,7 @@ class Example:
             workflow_json=self.workflow(changes, **values),
             output_format=output_format,
             return_temp_files=temp,
+            embed_workflow=embed,
             randomise_seeds=False,
             **({"input_file": str(send)} if send else {}),
         )
@@ -317,6 +319,13 @@ def test_animation_webp(this: Example, output_format: str) -> None:
     assert all(distance(one, other) > 10 for one in frames for other in frames if one is not other)
 
 
+def assert_workflow_may_be_left_out(this: Example, file: bytes) -> None:
+    assert b'"filename_prefix": "video"' in file
+    (bare,) = this.run(embed=False)
+    assert b"filename_prefix" not in bare
+    assert [frame.tobytes() for frame in frames_of(bare)[2]] == [frame.tobytes() for frame in frames_of(file)[2]]
+
+
 def test_video_webm(this: Example) -> None:
     (file,) = this.run()
     assert file.startswith(b"\x1a\x45\xdf\xa3")
@@ -324,6 +333,7 @@ def test_video_webm(this: Example) -> None:
     assert (codec, rate, [frame.size for frame in frames]) == ("vp9", 6.0, [(64, 64)] * 6)
     assert all(is_lively(frame) for frame in frames)
     assert this.file_names() == ["000-8-video_00001.webm"]
+    assert_workflow_may_be_left_out(this, file)
 
 
 def test_video_mp4(this: Example) -> None:
@@ -333,6 +343,7 @@ def test_video_mp4(this: Example) -> None:
     assert (codec, rate, [frame.size for frame in frames]) == ("h264", 6.0, [(64, 64)] * 6)
     assert all(is_lively(frame) for frame in frames)
     assert this.file_names() == ["000-8-video_00001.mp4"]
+    assert_workflow_may_be_left_out(this, file)
 
 
 # --- Sound and text --------------------------------------------------------------------------------------------------
@@ -357,6 +368,9 @@ def test_audio(this: Example, tmp_path: Path) -> None:
         spectrum = np.abs(np.fft.rfft(heard))
         assert abs(float(spectrum.argmax()) * rate / len(heard) - wanted_hz) < 3
     assert this.file_names() == ["000-4-lossless_00001.flac", "001-5-small_00001.mp3"]
+    for file in this.run(send=tmp_path / "hum.wav", embed=False):
+        assert b"filename_prefix" not in file
+        assert len(sound_of(file)[2]) > RATE / 2
 
 
 def test_text(this: Example) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from PIL import Image
 
 from comfyui.deadline import Deadline
 from comfyui.engine.engine import Engine
@@ -33,13 +36,18 @@ from comfyui.weights.manifest import Manifest
 from comfyui.weights.restore import restore
 from tests.e2e.conftest import READY_S, Served
 from tests.parts import SD15, demo_files
+from tests.training import dataset_parts
 from tests.training.subject import SIDE, TRIGGER_WORD, subject_zip
 
 CHECKPOINT = "checkpoints/tiny-sd15.safetensors"
 STEPS = 24
+LONG = {"steps": 100_000, "sample_every": 0}
 CALL_S = 240.0
 MEASURED = 6
 """Passes of the fixed noise that the loss is measured with."""
+HALFWAY, LAST = f"training/sample_step_{STEPS // 2:06d}.png", "training/sample_with_lora.png"
+UNSEEN_SEED = 77
+"""The training's own seed is 0: this noise is none that it was trained with."""
 
 
 @dataclass
@@ -92,6 +100,9 @@ def inputs(urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> di
         "lora_name": TRIGGER_WORD,
         "steps": STEPS,
         "resolution": SIDE,
+        # With it, TrainLoraNode trains the alphas, too: what it would not go on from by itself.
+        "lora_dtype": "fp32",
+        "sample_every": STEPS // 2,
     }
 
 
@@ -114,6 +125,7 @@ def continued(trainer: Served, trained: Trained, tmp_path_factory: pytest.TempPa
     lora.write_bytes(trained.lora())
     with serve_files({"earlier.safetensors": lora}) as served:
         inputs = {**trained.inputs, "existing_lora": served["earlier.safetensors"], "steps": MEASURED}
+        inputs["sample_every"] = 0
         return train(trainer, folder, inputs)
 
 
@@ -126,11 +138,21 @@ def test_the_tar_holds_the_checkpoint_the_lora_and_what_belongs_to_it(trained: T
         (f"loras/{TRIGGER_WORD}.safetensors", None),
     ]
     papers = [f"training/{name}" for name in ("parameters.json", "loss.csv", "loss.png")]
-    papers += ["training/sample_without_lora.png", "training/sample_with_lora.png"]
+    papers += ["training/sample_without_lora.png", "training/sample_with_lora.png", HALFWAY]
     assert [weight.path for weight in manifest.training] == papers
     assert sorted(names) == sorted(["weights_manifest.json", CHECKPOINT, *papers, manifest.weights[1].path])
     for weight in manifest.training:
         assert hashlib.sha256(trained.member(weight.path)).hexdigest() == weight.sha256
+
+
+def test_the_sample_on_the_way_shows_the_lora_so_far(trained: Trained) -> None:
+    samples = [trained.member(name) for name in ("training/sample_without_lora.png", HALFWAY, LAST)]
+    shown = []
+    for data in samples:
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (SIDE, SIDE)
+            shown.append(image.tobytes())
+    assert len(set(shown)) == 3
 
 
 def test_every_pass_has_its_loss(trained: Trained) -> None:
@@ -152,6 +174,7 @@ def test_the_record_and_the_metadata_say_the_same(trained: Trained) -> None:
     assert json.loads(metadata["ss_tag_frequency"]) == {f"10_{TRIGGER_WORD}": {TRIGGER_WORD: 6}}
     assert metadata["ss_num_train_images"] == "60"
     assert record["sample_difference"] > 1
+    assert manifest.trained == {"path": f"loras/{TRIGGER_WORD}.safetensors", **record}
 
 
 def test_the_log_tells_the_dataset_the_parameters_and_how_far_it_is(trained: Trained) -> None:
@@ -207,23 +230,30 @@ async def test_the_lora_makes_the_loss_lower_and_is_what_a_continued_training_be
         resolution=SIDE,
         trigger_word=TRIGGER_WORD,
     )
-    parameters = TrainingParameters(steps=MEASURED, learning_rate=0.0000001, resolution=SIDE)
-    plain = training_graph(dataset.images, parameters, "tiny-sd15.safetensors")
-    with_lora = training_graph(dataset.images, parameters, "tiny-sd15.safetensors")
-    with_lora["lora"] = {
-        "class_type": "LoraLoaderModelOnly",
-        "inputs": {"model": ["base", 0], "lora_name": "trained.safetensors", "strength_model": 1.0},
-    }
-    with_lora["train"]["inputs"]["model"] = ["lora", 0]
+
+    def measuring(seed: int, *, with_lora: bool) -> dict[str, Any]:
+        parameters = TrainingParameters(steps=MEASURED, learning_rate=0.0000001, resolution=SIDE, seed=seed)
+        prompt = training_graph(dataset.images, parameters, "tiny-sd15.safetensors")
+        if with_lora:
+            prompt["lora"] = {
+                "class_type": "LoraLoaderModelOnly",
+                "inputs": {"model": ["base", 0], "lora_name": "trained.safetensors", "strength_model": 1.0},
+            }
+            prompt["train"]["inputs"]["model"] = ["lora", 0]
+        return prompt
+
     engine = Engine(settings, sink=lambda _line: None)
     try:
         await engine.ready()
         for image in dataset.images:
             (engine.folders.input / image.path.name).write_bytes(image.path.read_bytes())
-        before, after = await losses_of(engine, plain), await losses_of(engine, with_lora)
+        before = await losses_of(engine, measuring(0, with_lora=False))
+        after = await losses_of(engine, measuring(0, with_lora=True))
+        unseen_before = await losses_of(engine, measuring(UNSEEN_SEED, with_lora=False))
+        unseen_after = await losses_of(engine, measuring(UNSEEN_SEED, with_lora=True))
     finally:
         await engine.stop()
-    assert sum(after) < 0.8 * sum(before)
+    assert sum(unseen_after) < 0.8 * sum(unseen_before)
     rows = csv.DictReader(continued.member("training/loss.csv").decode().splitlines())
     first = float(next(rows)["loss"])
     assert first == pytest.approx(after[0], rel=0.02)
@@ -239,24 +269,70 @@ def test_a_continued_lora_counts_all_its_steps(trained: Trained, continued: Trai
 
 
 def test_a_cancel_ends_comfyui_at_once_and_leaves_nothing(trainer: Served, inputs: dict[str, Any]) -> None:
-    base_url, begun = trainer.server.base_url, len(trainer.lines)
-    body = {"input": {**inputs, "steps": 100_000}}
-    answer = requests.put(f"{base_url}/trainings/long", json=body, headers={"Prefer": "respond-async"}, timeout=30)
+    base_url = trainer.server.base_url
+    engines = begin_long(trainer, {**inputs, **LONG}, "cancelled")
+    assert requests.post(f"{base_url}/trainings/cancelled/cancel", timeout=30).status_code == 200
+    _, alive = psutil.wait_procs(engines, timeout=3)
+    assert not alive
+    expect_nothing_left(trainer)
+
+
+def test_comfyui_that_dies_in_the_middle_is_named_and_leaves_nothing(trainer: Served, inputs: dict[str, Any]) -> None:
+    begun = len(trainer.lines)
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(trainer.server.call, {**inputs, **LONG}, timeout_s=CALL_S)
+        for engine in wait_for_steps(trainer, begun):
+            engine.kill()
+        said = answer.result()
+    assert said["status"] == "failed"
+    assert "ComfyUI ended" in said["error"]
+    assert "signal 9" in said["error"]
+    expect_nothing_left(trainer)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"timeout": 1}, ("Training the LoRA took longer than the 1 s", "Give timeout a larger number")),
+        ({"learning_rate": 1, "optimizer": "SGD"}, ("The training broke: from pass", "a smaller learning_rate than 1")),
+    ],
+)
+def test_a_training_that_cannot_end_well_ends_early(
+    trainer: Served, inputs: dict[str, Any], changed: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    error = trainer.error_of(**{**inputs, **LONG, **changed})
+    for words in said:
+        assert words in error
+    expect_nothing_left(trainer)
+
+
+def begin_long(trainer: Served, inputs: dict[str, Any], name: str) -> list[psutil.Process]:
+    """Start a training that nobody waits for; returns ComfyUI's processes once it makes steps."""
+    begun = len(trainer.lines)
+    url = f"{trainer.server.base_url}/trainings/{name}"
+    answer = requests.put(url, json={"input": inputs}, headers={"Prefer": "respond-async"}, timeout=30)
     assert answer.status_code == 202
+    return wait_for_steps(trainer, begun)
+
+
+def wait_for_steps(trainer: Served, begun: int) -> list[psutil.Process]:
+    """ComfyUI's processes, once the lines behind the first `begun` tell of a step."""
     deadline = Deadline(CALL_S, "Waiting for the first steps")
     while not any(re.search(r"\| \d+/100000 loss", line) for line in trainer.lines[begun:]):
         deadline.check()
         time.sleep(0.05)
     engines = [child for child in psutil.Process(trainer.server.pid).children(recursive=True) if _is_comfyui(child)]
     assert engines
-    assert requests.post(f"{base_url}/trainings/long/cancel", timeout=30).status_code == 200
-    _, alive = psutil.wait_procs(engines, timeout=3)
-    assert not alive
+    return engines
+
+
+def expect_nothing_left(trainer: Served) -> None:
+    """No folder of a run, and no tar, whole or not."""
     deadline = Deadline(30, "Removing what the training left")
-    while any((trainer.data_dir / "runs").iterdir()) or list(trainer.data_dir.parent.glob("*.tar*")):
+    folder = trainer.data_dir.parent
+    while any((trainer.data_dir / "runs").iterdir()) or [*folder.glob("*.tar*"), *folder.glob(".*.part")]:
         deadline.check()
         time.sleep(0.05)
-    assert not list(trainer.data_dir.parent.glob(".*.part"))
 
 
 def _is_comfyui(process: psutil.Process) -> bool:
@@ -275,6 +351,8 @@ def _is_comfyui(process: psutil.Process) -> bool:
         ({"lora_name": "tiny-sd15-lora", "loras": "loras/tiny-sd15-lora.safetensors"}, ("lora_name", "taken")),
         ({"existing_lora": "loras/tiny-sd15-lora.safetensors"}, ("cannot be trained further", "lora_unet_")),
         ({"training_images": CHECKPOINT}, ("training_images", "neither a zip nor a tar")),
+        ({"training_images": None}, ("trigger_word: this is for training a LoRA, and there are no pictures",)),
+        ({"existing_lora": "me"}, ("me",)),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_fetched(
@@ -282,9 +360,82 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_fetched(
 ) -> None:
     begun = len(trainer.lines)
     changed = {name: urls.get(value, value) if name != "training_images" else value for name, value in changed.items()}
-    if "training_images" in changed:
+    if changed.get("training_images"):
         changed["training_images"] = str(demo_files(*SD15)[CHECKPOINT])
     error = trainer.error_of(**{**inputs, **changed})
+    for words in said:
+        assert words in error
+    assert not any(line.startswith("baking ") for line in trainer.lines[begun:])
+
+
+ORANGE = dataset_parts.picture()
+FORMS: list[tuple[str, dict[str, bytes | str], tuple[str, ...]]] = [
+    (
+        "loose.zip",
+        {"a.png": ORANGE, "b.png": ORANGE},
+        ("2 images, 2 with repeats", "Captions: 'zorb' alone: a.png, b.png"),
+    ),
+    ("kohya.tar", {"10_zorb/a.png": ORANGE, "3_hat/b.png": ORANGE}, ("2 images, 13 with repeats", "10_zorb: 10 x 1")),
+    ("texts.zip", {"a.png": ORANGE, "a.txt": "zorb, red"}, ("1 of 1 image with one of their own",)),
+    (
+        "list.zip",
+        {"a.png": ORANGE, "caption.csv": "image_file,caption\na.png,red"},
+        ("1 of 1 image with one", "'zorb' put"),
+    ),
+    (
+        "lines.tar.gz",
+        {"a.png": ORANGE, "metadata.jsonl": '{"file_name": "a.png", "text": "zorb"}'},
+        ("1 of 1 image with",),
+    ),
+    (
+        "mac.zip",
+        {"__MACOSX/._a.png": b"x", "a.png": ORANGE, "notes.pdf": b"x"},
+        ("no image and no caption: notes.pdf",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "said"), FORMS, ids=[form[0] for form in FORMS])
+def test_the_report_comes_before_anything_is_fetched(
+    trainer: Served,
+    inputs: dict[str, Any],
+    urls: dict[str, str],
+    tmp_path: Path,
+    name: str,
+    files: dict[str, bytes | str],
+    said: tuple[str, ...],
+) -> None:
+    """The checkpoint is none, so that each form of a dataset is read to its end and nothing is trained."""
+    archive = dataset_parts.archive_of(tmp_path / name, files)
+    lora = urls["loras/tiny-sd15-lora.safetensors"]
+    begun = len(trainer.lines)
+    assert "it is a LoRA itself" in trainer.error_of(**{**inputs, "training_images": str(archive), "checkpoints": lora})
+    # Cog's own answer to a failed call holds no log.
+    deadline = Deadline(10, "The lines of the log")
+    while not all(words in "\n".join(trainer.lines[begun:]) for words in said):
+        deadline.check()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"notes.pdf": b"x"}, ("holds no images", "notes.pdf")),
+        ({"a.heic": b"x"}, ("a.heic is a HEIC file", "Convert it")),
+        ({"a.png": b"no picture"}, ("a.png is no picture by its content",)),
+        ({"a.png": ORANGE[:-60]}, ("a.png is damaged",)),
+        ({"a.png": ORANGE, "caption.csv": "file_name,text\nb.png,red"}, ("a caption for b.png in line 2", "not there")),
+        ({"a.png": ORANGE, "a.txt": "\xff".encode("latin-1")}, ("a.txt is not UTF-8",)),
+        ({"2024_photos/a.png": ORANGE}, ("2024 times",)),
+        ({"../a.png": ORANGE}, ("leads out of the archive",)),
+        ({"a.png": b"", "b.png": b""}, ("2 problems", "a.png is empty", "b.png is empty")),
+    ],
+)
+def test_bad_pictures_are_named_before_anything_is_fetched(
+    trainer: Served, inputs: dict[str, Any], tmp_path: Path, files: dict[str, bytes | str], said: tuple[str, ...]
+) -> None:
+    begun = len(trainer.lines)
+    error = trainer.error_of(**{**inputs, "training_images": str(dataset_parts.archive_of(tmp_path / "a.zip", files))})
     for words in said:
         assert words in error
     assert not any(line.startswith("baking ") for line in trainer.lines[begun:])

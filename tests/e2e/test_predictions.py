@@ -172,7 +172,10 @@ def test_weights_may_be_named_by_link_and_are_kept_for_the_next_time(
     for said in ("fetched in", "was there already"):
         answer = predictor.call(workflow_json=workflow, **inputs)
         assert answer["status"] == "succeeded", answer
-        assert pixels(file_of_data_uri(answer["output"][0])) == by_name
+        made = file_of_data_uri(answer["output"][0])
+        assert pixels(made) == by_name
+        with Image.open(io.BytesIO(made)) as image:
+            assert json.loads(image.info["prompt"])["2"]["inputs"]["lora_name"] == "tiny-sd15-lora.safetensors"
         (line,) = [line for line in answer["logs"].splitlines() if "input lora_name: by-link/" in line]
         assert said in line
         assert "secret" not in answer["logs"]

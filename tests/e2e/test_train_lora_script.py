@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from comfyui.local.file_server import serve_files
-from comfyui.local.train_lora import main
-from comfyui.settings import PROJECT_ROOT
+from comfyui.local.train_lora import identity, main
+from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.training.tensors import read_tensors
+from comfyui.weights.sources import NO_TOKENS, RemoteFile, understand
 from tests.parts import SD15, demo_files
 from tests.training.subject import picture
 
@@ -110,7 +112,10 @@ def test_ctrl_c_leaves_nothing(images: Path, environ: dict[str, str], tmp_path: 
         (["--checkpoint", "CHECKPOINT", "--out", "a.safetensors", "--steps", "0"], 1, "steps is 0"),
         (["--checkpoint", "CHECKPOINT", "--out", "there.safetensors"], 1, "--overwrite"),
         (["--checkpoint", "CHECKPOINT", "--out", "a.pt"], 2, "ends in .safetensors"),
-        (["--checkpoint", "a.gguf", "--out", "a.safetensors"], 1, "a.gguf"),
+        (["--checkpoint", "a.gguf", "--out", "a.safetensors"], 1, "a.gguf: there is no such file"),
+        (["--checkpoint", "CHECKPOINT", "--out", "folder.safetensors", "--overwrite"], 1, "in the way; name another"),
+        (["--checkpoint", "CHECKPOINT", "--out", "there.safetensors/a.safetensors"], 1, "cannot be written"),
+        (["--checkpoint", "CHECKPOINT", "--out", "/proc/x/a.safetensors"], 1, "cannot be written"),
         (["--out", "a.safetensors"], 2, "--checkpoint"),
     ],
 )
@@ -127,6 +132,7 @@ def test_what_cannot_be_is_said_without_a_stack_trace(
     files = demo_files(*SD15)
     named = {"LORA": str(files["loras/tiny-sd15-lora.safetensors"]), "CHECKPOINT": str(files[CHECKPOINT])}
     (tmp_path / "there.safetensors").touch()
+    (tmp_path / "folder.safetensors").mkdir()
     monkeypatch.setenv("CALLER_DIR", str(tmp_path))
     monkeypatch.setenv("DATA_DIR", environ["DATA_DIR"])
     try:
@@ -137,6 +143,21 @@ def test_what_cannot_be_is_said_without_a_stack_trace(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_fetched_checkpoint_is_another_where_its_content_is(settings: Settings) -> None:
+    def remote(url: str = "https://a/model.safetensors", **known: Any) -> RemoteFile:
+        source = understand(url, settings, NO_TOKENS)
+        facts = {"name": "model.safetensors", "size": 5, "sha256": None, "validator": '"1"', "ranges": True, **known}
+        return RemoteFile(source=source, url=url, manifest_url=url, **facts)
+
+    one = identity(remote())
+    assert identity(remote()) == one
+    assert identity(remote(url="https://b/model.safetensors")) != one
+    assert identity(remote(validator='"2"')) != one
+    by_sum = identity(remote(sha256="0" * 64))
+    assert by_sum == identity(remote(url="https://b/model.safetensors", sha256="0" * 64))
+    assert by_sum != identity(remote(sha256="1" * 64))
 
 
 def test_quickstart_goes_from_pictures_to_a_picture(images: Path, environ: dict[str, str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,9 @@ async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
 
 
 @asynccontextmanager
-async def running(engine: Engine, workflow: dict[str, Any], deadline: Deadline) -> AsyncIterator[asyncio.Task[Any]]:
+async def running(
+    engine: Engine, workflow: dict[str, Any], deadline: Deadline, stall_s: float | None = None
+) -> AsyncIterator[asyncio.Task[Any]]:
     """The workflow, once its sampler is at work."""
     at_work = asyncio.Event()
 
@@ -82,7 +84,7 @@ async def running(engine: Engine, workflow: dict[str, Any], deadline: Deadline) 
         if isinstance(item, Progress):
             at_work.set()
 
-    task = asyncio.ensure_future(engine.run(workflow, deadline=deadline, observe=observe))
+    task = asyncio.ensure_future(engine.run(workflow, deadline=deadline, observe=observe, stall_s=stall_s))
     try:
         await asyncio.wait_for(at_work.wait(), QUICK_S)
         yield task
@@ -170,6 +172,17 @@ async def test_a_cancel_stops_comfyui_within_a_second(engine: Engine) -> None:
     assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
 
 
+async def test_however_often_a_run_is_cancelled_it_ends_when_comfyui_has_let_go(engine: Engine) -> None:
+    """Whoever ran the prompt gives ComfyUI's folders to the next one then."""
+    async with running(engine, endless(), quick()) as task:
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0.001)
+        assert task.cancelled()
+        assert await queue_is_empty(engine)
+    assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
+
+
 async def test_the_deadline_stops_the_prompt_and_says_so(engine: Engine) -> None:
     with pytest.raises(DeadlineError, match=r"Sampling took longer than the 1\.5 s it was given"):
         await engine.run(endless(), deadline=Deadline(1.5, "Sampling"), observe=ignore)
@@ -213,9 +226,23 @@ async def test_a_killed_comfyui_is_noticed_at_once_and_started_again(engine: Eng
     assert engine.pid != first_pid
 
 
-async def test_a_dropped_websocket_loses_nothing(engine_settings: Settings) -> None:
-    """A proxy on loopback cuts every connection while the sampler works; the run must still end with its outputs."""
-    engine = Engine(engine_settings, sink=lambda _line: None)
+@dataclass
+class Proxy:
+    """Stands between us and ComfyUI, on loopback."""
+
+    server: asyncio.Server
+    connections: list[asyncio.StreamWriter]
+
+    def cut(self) -> None:
+        """End every connection; new ones are taken."""
+        for writer in self.connections:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def proxied(settings: Settings) -> AsyncIterator[tuple[Engine, Proxy]]:
+    """A ComfyUI of its own, reached through a proxy."""
+    engine = Engine(settings, sink=lambda _line: None)
     await engine.ready()
     server = engine._require_server()
     connections: list[asyncio.StreamWriter] = []
@@ -238,17 +265,34 @@ async def test_a_dropped_websocket_loses_nothing(engine_settings: Settings) -> N
     true_port, server.port = server.port, free_port()
     proxy = await asyncio.start_server(relay, "127.0.0.1", server.port)
     try:
-        workflow = example("tiny_sd3", steps=40, seed=3, width=256, height=256)
-        async with running(engine, workflow, quick()) as task:
-            for writer in connections:
-                writer.transport.abort()
-            entry = await task
-        assert entry.succeeded
-        assert entry.outputs["8"]["images"]
+        yield engine, Proxy(proxy, connections)
     finally:
         proxy.close()
         await engine.stop()
         await proxy.wait_closed()
+
+
+async def test_a_dropped_websocket_loses_nothing(engine_settings: Settings) -> None:
+    """Every connection is cut while the sampler works; the run must still end with its outputs."""
+    async with proxied(engine_settings) as (engine, proxy):
+        workflow = example("tiny_sd3", steps=40, seed=3, width=256, height=256)
+        async with running(engine, workflow, quick()) as task:
+            proxy.cut()
+            entry = await task
+        assert entry.succeeded
+        assert entry.outputs["8"]["images"]
+
+
+async def test_a_comfyui_that_hangs_and_takes_no_connection_is_noticed(engine_settings: Settings) -> None:
+    async with proxied(engine_settings) as (engine, proxy):
+        assert engine.pid is not None
+        async with running(engine, endless(), quick(), stall_s=1.0) as task:
+            os.kill(engine.pid, signal.SIGSTOP)
+            proxy.server.close()
+            proxy.cut()
+            with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 1 s"):
+                await task
+        assert not engine.alive()
 
 
 async def test_a_comfyui_that_ends_while_it_starts_says_why_at_once(engine_settings: Settings) -> None:

@@ -7,7 +7,10 @@ hardware.py, account.py) and from https://replicate.com/docs/reference/http:
   /v1/models/O/N, …/versions, …/versions/ID; POST …/versions/ID/trainings; GET and POST (cancel) /v1/trainings/ID, the
   same of /v1/predictions; POST /v1/predictions; POST /v1/files (multipart).
 - Errors are problem documents: {"title", "detail", "status"}; 401 without the right token, 404 for what is not there.
-- A run goes on by one stage each time it is asked about: starting, processing (with a longer log each time), ended.
+- A run goes on by one stage each time it is asked about: starting, processing (with a longer log each time), ended. The
+  statuses are those of https://replicate.com/docs/topics/predictions/lifecycle, of which the client lacks `aborted`.
+- A prediction whose data was removed, as Replicate does after an hour, has neither inputs nor output nor log any more
+  (https://replicate.com/docs/topics/predictions/data-retention).
 
 A training with none of the lists ends as a person meets it (`No files were downloaded`), and so does one whose link is
 a web page. The words of refusals are ours where Replicate does not document its own.
@@ -56,6 +59,7 @@ class StandinRun:
     output: Any = None
     error: str | None = None
     seconds: float = 10.0
+    data_removed: bool = False
 
     @property
     def status(self) -> str:
@@ -86,6 +90,7 @@ class ReplicateStandin(ApiServer):
         ]
         self.outputs = [delivery.put("/xezq/abc/out-0.webp", PICTURE)]
         self.as_objects = False
+        self.names_no_version = False
         self.pushed: Path | None = None
         """A file to which a stand-in of cog adds a line r8.im/OWNER/NAME for each push; a version of it follows."""
         self._arriving: list[str] = []
@@ -212,20 +217,25 @@ class ReplicateStandin(ApiServer):
         if run.kind == "prediction":
             run.output = [{"url": url} for url in self.outputs] if self.as_objects else self.outputs
             return
+        if self.names_no_version:
+            run.output = {"weights": f"{self._delivery.url}/weights.tar"}
+            return
         made = hashlib.sha256(run.id.encode()).hexdigest()
         self.models[run.destination].append(made)
         run.output = {"version": f"{run.destination}:{made}", "weights": f"{self._delivery.url}/weights.tar"}
 
     def _run(self, run: StandinRun) -> dict[str, Any]:
-        ended = run.status in ("succeeded", "failed", "canceled")
+        ended = run.status in ("succeeded", "failed", "canceled", "aborted")
+        kept = not run.data_removed
         return {
             "id": run.id,
             "model": run.model,
             "version": run.version,
             "status": run.status,
-            "input": dict(run.inputs),
-            "output": run.output,
-            "logs": "".join(log for _, log in run.stages[: run.at + 1]),
+            "input": dict(run.inputs) if kept else {},
+            "output": run.output if kept else None,
+            "logs": "".join(log for _, log in run.stages[: run.at + 1]) if kept else None,
+            "data_removed": run.data_removed,
             "error": run.error if run.status == "failed" else None,
             "metrics": {"predict_time": run.seconds} if ended else {},
             "created_at": CREATED,

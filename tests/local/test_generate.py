@@ -80,7 +80,7 @@ def test_of_several_checkpoints_none_is_guessed(parse: Parse, settings: Settings
 
 def test_names_get_their_ending_and_loras_their_strength(parse: Parse, settings: Settings) -> None:
     put(settings.models_dir, "loras/mimi.pt", "loras/both.pt", "loras/both.safetensors", "loras/v1.5.safetensors")
-    names = ("mimi:1.2", "both", "v1.5", "unknown.sft", "other:0", "https://a.b/c.safetensors:-1", "civitai:12")
+    names = ("mimi:1.2", "both", "v1.5", "unknown.sft", "other:0", "https://a.b/c.safetensors:-1")
     typed = [word for name in names for word in ("--lora", name)]
     picture = describe(parse("--checkpoint", "x", "--strength", "0.5", *typed), settings, None, local=True)
     assert picture.loras == (
@@ -90,7 +90,6 @@ def test_names_get_their_ending_and_loras_their_strength(parse: Parse, settings:
         Lora("unknown.sft", 0.5),
         Lora("other.safetensors", 0.0),
         Lora("https://a.b/c.safetensors", -1.0),
-        Lora("civitai:12", 0.5),
     )
 
 

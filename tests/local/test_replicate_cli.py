@@ -15,7 +15,7 @@ import pytest
 from comfyui.local.replicate.arguments import parse_arguments
 from comfyui.settings import PROJECT_ROOT
 from tests.local.api_server import Fault
-from tests.local.hub_upload_standin import READER, WRITER, HubRepo
+from tests.local.hub_upload_standin import READER, WRITER, HubRepo, refusal
 from tests.local.replicate_standin import GOOD, HARDWARE, PICTURE, problem, throttled
 from tests.local.replicate_world import BASE_VERSION, LIMIT_S, World, events, result
 from tests.weights.samples import safetensors, sha256
@@ -142,6 +142,14 @@ def test_a_token_that_may_not_upload(world: World, token: str, said: str) -> Non
     assert "https://huggingface.co/settings/tokens" in done.stderr
 
 
+def test_a_token_that_the_hub_quotes_is_taken_out_before_its_words_are_cut(world: World) -> None:
+    world.hub.faults.append(Fault("POST", "/api/repos/create", refusal(403, f"{'no ' * 163}{WRITER}")))
+    done = world.run("upload", "--repo", "me/models", "--lora", "mimi.safetensors")
+    assert done.returncode == 1
+    assert "no no" in done.stderr
+    assert WRITER[:5] not in done.stderr
+
+
 def test_a_public_repo_gets_nothing_by_accident(world: World) -> None:
     world.hub.repos["me/models"] = HubRepo("public")
     done = world.run("upload", "--repo", "me/models", "--lora", "mimi.safetensors")
@@ -231,6 +239,13 @@ def test_a_training_that_fails_says_why(world: World) -> None:
     world.check(out + err)
     assert process.returncode == 1
     assert "The training train0000 failed. The link gave\nnothing." in err
+
+
+def test_a_training_that_names_no_version_is_no_success(world: World) -> None:
+    world.replicate.names_no_version = True
+    done = world.run("train", "--model", "me/base", "--lora", LINK)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The training train0000 succeeded, and names no version" in done.stderr
 
 
 def test_images_are_uploaded_for_a_training_that_takes_them(world: World) -> None:
@@ -404,6 +419,15 @@ def test_an_output_that_is_gone_says_so(world: World) -> None:
     assert done.returncode == 1
     assert "the server answered 404. Replicate keeps outputs for about an hour" in done.stderr
     assert list(world.out.iterdir()) == []
+
+
+def test_a_prediction_whose_data_was_removed_meanwhile_says_so(world: World) -> None:
+    run_id = world.run("predict", "--model", "me/base", WORKFLOW, "--no-wait").stdout.strip()
+    assert world.run("status", run_id, "--follow", "--out", "out").returncode == 0
+    world.replicate.runs[run_id].data_removed = True
+    done = world.run("status", run_id, "--follow", "--out", "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no file in the output. Replicate keeps outputs for about an hour" in done.stderr
 
 
 # cancel, versions, status

@@ -20,9 +20,9 @@ from comfyui.local.replicate.failures import RunError
 from comfyui.local.replicate.follow import MAX_POLL_S, RunView, follow, need_success, percent_of
 from comfyui.local.replicate.outputs import output_urls, save_outputs
 from comfyui.local.replicate.prices import cost_text
+from comfyui.local.replicate.runs import MAX_LOCAL_BYTES, as_data_uri
 from comfyui.local.replicate.state import ShipState
 from comfyui.local.replicate.training_inputs import judge_links
-from comfyui.local.replicate.words import safe_line, safe_text
 from comfyui.local.replicate.workflow_inputs import prepare_workflow
 from comfyui.settings import Settings
 from tests.weights.file_server import FileServer
@@ -118,12 +118,6 @@ def test_a_run_that_did_not_succeed(status: str, said: str) -> None:
     assert (caught.value.run_id, caught.value.status) == ("p", status)
 
 
-@given(st.text())
-def test_no_text_from_elsewhere_moves_the_cursor(text: str) -> None:
-    assert all(char.isprintable() for char in safe_line(text))
-    assert all(char.isprintable() or char == "\n" for char in safe_text(text))
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -195,6 +189,15 @@ def test_data_uris(settings: Settings, tmp_path: Path) -> None:
     assert [path.name for path in saved] == ["output.png", "output-2.png"]
     with pytest.raises(DownloadError):
         save_outputs("data:image/png;base64,!", tmp_path, settings)
+
+
+def test_a_file_that_is_too_large_for_a_request_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"x")
+    assert as_data_uri(tmp_path / "photo.png") == f"data:image/png;base64,{base64.b64encode(b'x').decode()}"
+    with (tmp_path / "large.zip").open("wb") as file:
+        file.truncate(MAX_LOCAL_BYTES + 1)
+    with pytest.raises(RequestError, match=r"large\.zip has 70000001 bytes, and a server of your own takes up to"):
+        as_data_uri(tmp_path / "large.zip")
 
 
 # Workflows

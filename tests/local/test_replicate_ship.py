@@ -154,6 +154,34 @@ def test_an_output_that_went_away_meanwhile_is_made_again(world: World) -> None:
     assert [run.kind for run in world.replicate.runs.values()] == ["training", "prediction", "prediction"]
 
 
+def test_a_prediction_whose_data_was_removed_meanwhile_is_made_again(world: World) -> None:
+    held = world.replicate.hold("GET", r"/v1/predictions/\w+$", done_first=True, drop=True)
+    assert held.reached is not None
+    assert held.let_go is not None
+    with world.start(*SHIP, *FILES) as process:
+        assert held.reached.wait(LIMIT_S)
+        process.kill()
+        process.wait(LIMIT_S)
+        held.let_go.set()
+    list(world.replicate.runs.values())[-1].data_removed = True
+    done = world.run(*SHIP, *FILES)
+    assert done.returncode == 1
+    assert "There is no file in the output." in done.stderr
+    done = world.run(*SHIP, *FILES)
+    assert done.stdout.splitlines()[-1] == str(world.out / "out-0.webp")
+    assert [run.kind for run in world.replicate.runs.values()] == ["training", "prediction", "prediction"]
+
+
+def test_a_version_to_train_that_was_deleted_meanwhile_is_looked_for_anew(world: World) -> None:
+    world.replicate.faults.append(Fault("POST", "/trainings$", problem(500, "oops")))
+    assert world.run(*SHIP, *FILES).returncode == 1
+    world.replicate.add_model("me/base", "c" * 64)
+    done = world.run(*SHIP, *FILES)
+    assert done.returncode == 0, done.stderr
+    assert f"me/base:{'b' * 64} is not there any more" in done.stderr
+    assert world.replicate.calls("POST", f"/v1/models/me/base/versions/{'c' * 64}/trainings")
+
+
 def test_a_private_repo_needs_a_token_that_only_reads(world: World) -> None:
     done = world.run(*SHIP, *FILES, HF_READ_TOKEN="")
     assert done.returncode == 1
@@ -211,8 +239,9 @@ def test_a_state_that_is_none(world: World) -> None:
     done = world.run(*SHIP, *FILES, "--state", "s.json")
     assert done.returncode == 1
     assert "cannot be read as the state of a ship" in done.stderr
-    (world.folder / "s.json").write_text('{"version": 2}')
-    assert "is not the state of a ship, format 1" in world.run(*SHIP, *FILES, "--state", "s.json").stderr
+    for text in ('{"version": 2}', '{"version": 1}', '{"version": 1, "steps": [], "spent": []}', "[]"):
+        (world.folder / "s.json").write_text(text)
+        assert "is not the state of a ship, format 1" in world.run(*SHIP, *FILES, "--state", "s.json").stderr
 
 
 def test_a_link_with_a_secret_is_not_written_down(world: World) -> None:

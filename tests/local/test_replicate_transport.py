@@ -182,3 +182,15 @@ def test_a_training_that_names_its_version_in_another_form(service: ReplicateSta
     service.faults.append(Fault("GET", "/v1/trainings/x", reply(training)))
     with pytest.raises(ServiceError, match="does not understand"):
         api.get("training", "x")
+
+
+def test_a_status_that_the_client_does_not_know_spoils_neither_a_run_nor_the_list_it_is_in(
+    service: ReplicateStandin, api: Api
+) -> None:
+    run = api.start_prediction("b" * 64, {"workflow_json": "{}"})
+    service.runs[run.id].stages = [("aborted", "")]
+    assert api.start_prediction("b" * 64, {"workflow_json": '{"aborted": 1}'}).status == "starting"
+    assert [found.status for found in api.recent("prediction")] == ["starting", "canceled"]
+    found = api.get("prediction", run.id)
+    assert (found.ended, found.status) == (True, "canceled")
+    assert found.error == "It was aborted: it could not begin in time."

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from comfyui.local import run_display
-from comfyui.local.run_display import RunDisplay, printable
+from comfyui.local.run_display import RunDisplay
 
 STEP = " 65%|██████▌   | 5/8 Sampler, step 3 of 12"
 
@@ -92,8 +92,3 @@ def test_a_log_cannot_touch_the_terminal(line: str) -> None:
     with RunDisplay(stream, verbose=False) as display:
         display.log(line)
     assert stream.getvalue().removesuffix("\n").isprintable()
-
-
-def test_printable_text_stays_as_it_is() -> None:
-    assert printable("two\nlines\tänd ünï ██ 狐") == "two\nlines\tänd ünï ██ 狐"
-    assert printable("\x1b[31mred\x1b[0m \x07bell") == "red  bell"

@@ -7,9 +7,11 @@ import json
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfyui.local import terminal
-from comfyui.local.terminal import Bar, Console, JsonLines, can_draw
+from comfyui.local.terminal import Bar, Console, JsonLines, can_draw, printable, printable_line
 
 FILES = [("loras/a.safetensors", 3_000_000), ("vae/b.safetensors", 1_000_000)]
 
@@ -181,3 +183,14 @@ def test_a_bar_is_drawn_only_where_a_line_can_be_drawn_over(
     stream: io.StringIO, environ: dict[str, str], drawable: bool
 ) -> None:
     assert can_draw(stream, environ) is drawable
+
+
+def test_printable_text_stays_as_it_is() -> None:
+    assert printable("two\nlines\tänd ünï ██ 狐") == "two\nlines\tänd ünï ██ 狐"
+    assert printable("\x1b[31mred\x1b[0m \x07bell") == "red  bell"
+
+
+@given(st.text())
+def test_no_text_from_elsewhere_moves_the_cursor(text: str) -> None:
+    assert all(char.isprintable() or char in "\n\t" for char in printable(text))
+    assert printable_line(text).isprintable()

@@ -6,6 +6,7 @@ import pytest
 
 from comfyui.errors import WeightsError
 from comfyui.training.base_model import check_name, judge
+from comfyui.training.parameters import TrainingParameters
 from comfyui.training.tensors import Described, Header, read_header
 from tests.parts import SD3, SD15, demo_files
 
@@ -36,11 +37,23 @@ def test_the_kind_is_told_by_the_width_of_the_text(context: int, kind: str) -> N
     model = judge(header(TO_K, CODER, TEXT, context=context), PATH)
     assert model.kind == kind
     assert model.modules == {"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"}
+    assert model.rank_numbers == 320 + context
 
 
 def test_the_tiny_checkpoints_are_what_they_stand_for() -> None:
     assert judge(real_header("checkpoints/tiny-sd15.safetensors"), PATH).kind == "sd_v1"
     assert judge(real_header("checkpoints/tiny-sd3-notext.safetensors"), PATH).kind == "sd3"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lora_dtype", "seen"),
+    [("LoRA", "fp32", 1_720_148), ("LoRA", "bf16", 868_654), ("LoHa", "fp32", 3_354_140)],
+)
+def test_the_size_of_a_lora_is_known_before_it_is_trained(algorithm: str, lora_dtype: str, seen: int) -> None:
+    """`seen` are the sizes of LoRAs that ComfyUI 0.30.0 trained on the checkpoint, their headers included."""
+    model = judge(real_header("checkpoints/tiny-sd15.safetensors"), PATH)
+    parameters = TrainingParameters(rank=8, algorithm=algorithm, lora_dtype=lora_dtype)
+    assert model.lora_bytes(parameters) == pytest.approx(seen, rel=0.05)
 
 
 @pytest.mark.parametrize(

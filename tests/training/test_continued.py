@@ -52,9 +52,44 @@ def test_what_the_checkpoint_does_not_have_is_refused(name: str) -> None:
     assert name in str(caught.value)
 
 
-def test_another_alpha_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"diffusion_model\.a\.alpha is not 1"):
-        existing_lora({**LORA, "diffusion_model.a.alpha": tensor(4)}, {}, BASE, "existing_lora")
+@pytest.mark.parametrize(("lora_dtype", "alpha"), [("F32", 1.0005), ("BF16", 4.0), ("F16", 0.5)])
+def test_an_alpha_that_was_trained_is_multiplied_into_its_layer(lora_dtype: str, alpha: float) -> None:
+    def typed(*values: float) -> Tensor:
+        return Tensor(lora_dtype, (len(values),), b"").with_numbers(np.array(values, np.float32))
+
+    tensors = {
+        "diffusion_model.a.lora_up.weight": typed(1, -2),
+        "diffusion_model.a.lora_down.weight": typed(3, 4),
+        "diffusion_model.a.alpha": Tensor(lora_dtype, (), b"").with_numbers(np.array(alpha, np.float32)),
+    }
+    layers = existing_lora(tensors, {}, BASE, "x").layers
+    assert layers["diffusion_model.a.alpha"].numbers().item() == 1.0
+    assert layers["diffusion_model.a.lora_up.weight"].numbers() == pytest.approx([alpha, -2 * alpha])
+    assert layers["diffusion_model.a.lora_down.weight"] == tensors["diffusion_model.a.lora_down.weight"]
+    assert {tensor.dtype for tensor in layers.values()} == {lora_dtype}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (
+            {"diffusion_model.a.hada_w1_a": tensor(1, 2), "diffusion_model.a.alpha": tensor(4)},
+            "diffusion_model.a.alpha is not 1, which ComfyUI's training would take it for",
+        ),
+        ({**LORA, "diffusion_model.a.alpha": tensor(1, 1)}, "diffusion_model.a.alpha is not 1"),
+        (
+            {**LORA, "diffusion_model.a.alpha": Tensor("I64", (), b"\1" + bytes(7))},
+            "diffusion_model.a.alpha is of type I64",
+        ),
+        ({**LORA, "diffusion_model.a.dora_scale": tensor(1)}, "would leave diffusion_model.a.dora_scale out"),
+        ({**LORA, "diffusion_model.a.lora_mid.weight": tensor(1)}, "would leave diffusion_model.a.lora_mid.weight out"),
+    ],
+)
+def test_what_the_training_would_not_take_up_is_refused(tensors: dict[str, Tensor], said: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        existing_lora(tensors, {}, BASE, "existing_lora")
+    assert "existing_lora cannot be trained further: " in str(caught.value)
+    assert said in str(caught.value)
 
 
 def test_offsets_are_added_to_what_was_trained_on_top_of_them() -> None:

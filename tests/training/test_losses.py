@@ -35,9 +35,10 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
     assert Losses((4.0,)).final == 4.0
 
 
-def test_the_first_pass_that_is_no_number_is_found() -> None:
-    assert Losses((1.0, float("nan"), 2.0)).broken_at() == 2
+def test_the_pass_from_which_on_there_are_no_numbers_is_found() -> None:
+    assert Losses((1.0, float("nan"), 2.0, float("nan"), float("inf"))).broken_at() == 4
     assert Losses((1.0, float("inf"))).broken_at() == 2
+    assert Losses((1.0, float("nan"), 2.0)).broken_at() is None
     assert Losses((1.0, 2.0)).broken_at() is None
     assert Losses.of_output({"text": ['{"loss": [NaN]}']}).broken_at() == 1
 
@@ -52,7 +53,16 @@ def test_the_table_counts_steps_and_passes() -> None:
     ]
 
 
-@pytest.mark.parametrize("values", [(1.0,), (2.0, 2.0), (0.5, 30.0, 0.2, 0.1), tuple(1 / n for n in range(1, 300))])
+def test_a_pass_that_overflowed_does_not_count() -> None:
+    losses = Losses((float("nan"), *[5.0] * 17, float("inf"), 3.0))
+    assert losses.final == 3.0
+    assert Losses((float("inf"), 2.0)).final == 2.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1.0,), (2.0, 2.0), (0.5, 30.0, 0.2, 0.1), tuple(1 / n for n in range(1, 300)), (float("nan"), 1.0, 2.0)],
+)
 def test_the_curve_is_a_picture_with_a_line_in_it(values: tuple[float, ...]) -> None:
     data = Losses(values).picture()
     image = Image.open(io.BytesIO(data))

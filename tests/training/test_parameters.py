@@ -89,7 +89,7 @@ def _declared_inputs() -> list[tuple[ast.arg, ast.Call]]:
         ({"steps": "20"}, "steps is '20'; it is a whole number from 1 to 100000."),
         ({"learning_rate": 2}, "learning_rate is 2; it is a number from 1e-07 to 1."),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it is a number from 1e-07 to 1."),
-        ({"resolution": 100}, "resolution is 100; it is a multiple of 8."),
+        ({"resolution": 100}, "resolution is 100; it is a multiple of 64."),
         ({"training_dtype": "fp16"}, "training_dtype is 'fp16'; it is one of bf16, fp32, none."),
         ({"gradient_checkpointing": "yes"}, "gradient_checkpointing is 'yes'; it is true or false."),
         ({"lora_name": "a/b"}, "lora_name is 'a/b'; it is the LoRA's file name without its ending: my_lora."),
@@ -97,6 +97,7 @@ def _declared_inputs() -> list[tuple[ast.arg, ast.Call]]:
         ({"lora_name": "a.safetensors"}, "without its ending"),
         ({"lora_name": None}, "lora_name is None; it is a text."),
         ({"seed": 2**64 - 1}, f"seed is {2**64 - 1}; with so many steps it may be {2**64 - 1 - 16000} at most."),
+        ({"sample_every": 10, "steps": 1500}, "sample_every is 10; with 1500 steps these are 149 samples, and 50 are"),
         ({"seed": -1}, f"seed is -1; it is a whole number from 0 to {2**64 - 1}."),
     ],
 )
@@ -112,6 +113,12 @@ def test_all_problems_are_said_at_once() -> None:
         TrainingParameters(steps=0, rank=500, optimizer="Lion")
     assert all(word in str(caught.value) for word in ("steps is 0", "rank is 500", "optimizer is 'Lion'"))
     assert caught.value.input_name is None
+
+
+def test_the_cost_of_a_batch_is_told() -> None:
+    (note,) = TrainingParameters(batch_size=4).lines()[len(TrainingParameters().lines()) :]
+    assert "batch_size 4 takes 16 times the work and memory of 1" in note
+    assert "grad_accumulation_steps 4" in note
 
 
 def test_the_final_form_names_every_value() -> None:

@@ -42,10 +42,12 @@ class Made:
         self._made = made
         self._refusal = refusal
         self.members: Sequence[str] = list(made)
+        self.record = {"path": "loras/new.safetensors", "note": "ü" * 500}
+        self.record_bytes = 1200
         self.found: list[str] = []
         self.base = b""
 
-    def check(self, found: Sequence[Found], opener: HttpOpener) -> None:
+    def check(self, found: Sequence[Found], opener: HttpOpener, stop: threading.Event) -> None:
         self.found = [item.path for item in found]
         if self._refusal:
             raise self._refusal
@@ -141,8 +143,16 @@ def test_a_manifest_of_weights_alone_has_no_list_of_papers() -> None:
     assert b"training" not in Manifest((Weight("loras/a.safetensors", None, 1, "0" * 64),)).dump()
 
 
-def test_papers_of_a_manifest_are_read_as_strictly_as_weights() -> None:
+def test_what_an_addition_was_made_from_is_in_the_manifest(
+    server: FileServer, settings: Settings, tmp_path: Path
+) -> None:
+    addition = Made(MEMBERS)
+    manifest = baked(server.put("/base.safetensors", BASE), tmp_path / "weights.tar", settings, addition)
+    assert manifest.trained == addition.record
+    assert read_manifest(str(tmp_path / "weights.tar"), settings).trained == addition.record
 
+
+def test_papers_of_a_manifest_are_read_as_strictly_as_weights() -> None:
     good = {"version": 1, "weights": [entry("loras/a.safetensors")], "training": [entry("training/loss.csv")]}
     manifest = Manifest.parse(json.dumps(good))
     assert Manifest.parse(manifest.dump()) == manifest
@@ -153,6 +163,9 @@ def test_papers_of_a_manifest_are_read_as_strictly_as_weights() -> None:
         Manifest.parse(json.dumps({**good, "weights": [entry("training/loss.csv")]}))
     with pytest.raises(ManifestError, match="training must be a list"):
         Manifest.parse(json.dumps({**good, "training": {}}))
+    for wrong in ("null", "[]", '"x"'):
+        with pytest.raises(ManifestError, match="trained must be a JSON object"):
+            Manifest.parse(json.dumps({**good, "trained": json.loads(wrong)}))
 
 
 def test_verify_proves_the_papers_too(server: FileServer, tmp_path: Path, settings: Settings) -> None:

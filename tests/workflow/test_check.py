@@ -174,9 +174,25 @@ def test_what_comfyui_lets_pass_is_no_problem(class_type: str, inputs: dict[str,
 
 def test_a_value_alone_is_left_to_comfyui() -> None:
     (problem,) = check(parse_workflow(json.dumps(with_input("3", "steps", 0))), CLASSES)
-    assert not is_certain(problem)
+    assert not is_certain(problem, CLASSES)
     (problem,) = check(parse_workflow(json.dumps(with_input("3", "model", ["9", 0]))), CLASSES)
-    assert is_certain(problem)
+    assert is_certain(problem, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("module", "certain"),
+    [("nodes", True), ("comfy_extras.nodes_sd3", True), ("custom_nodes.some_pack", False), (None, False)],
+)
+def test_a_model_that_is_not_there_is_certain_for_comfyuis_own_loaders(module: str | None, certain: bool) -> None:
+    names = {"ckpt_name": [["a.safetensors"]], "mode": [["fast"]]}
+    loader = {"input": {"required": names}, "output": [], "output_node": True, "python_module": module}
+    classes = NodeClasses({"Loader": loader})
+    inputs = {"ckpt_name": "b.safetensors", "mode": "slow"}
+    found = check(parse_workflow(json.dumps({"1": {"class_type": "Loader", "inputs": inputs}})), classes)
+    assert [(problem.input_name, is_certain(problem, classes)) for problem in found] == [
+        ("ckpt_name", certain),
+        ("mode", False),
+    ]
 
 
 VALUES = st.recursive(

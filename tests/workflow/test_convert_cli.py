@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_convert_leaves_the_api_format_as_it_is(here: Path) -> None:
     (here / "api.json").write_text(json.dumps(converted(UI)), "utf-8")
     done = script("convert", "api.json", cwd=here)
     assert (done.returncode, json.loads(done.stdout)) == (0, converted(UI))
+
+
+@pytest.mark.parametrize("wrap", [lambda text: f"\ufeff{text}", json.dumps], ids=["byte order mark", "escaped"])
+def test_convert_reads_what_a_prediction_reads(here: Path, wrap: Callable[[str], str]) -> None:
+    (here / "sent.json").write_text(wrap(json.dumps(UI)), "utf-8")
+    done = script("convert", "sent.json", "--object-info", "info.json", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == converted(UI)
 
 
 def test_describe_says_what_a_person_wants_to_know(here: Path) -> None:
@@ -211,3 +220,23 @@ def test_check_takes_the_ui_format_and_weights_of_a_models_folder(here: Path) ->
     there = script("check", "own.json", "--object-info", "own-info.json", "--models", "models", cwd=here)
     assert (there.returncode, there.stdout) == (0, "No problem found.\n")
     assert script("check", "ui.json", "--object-info", "info.json", cwd=here).returncode in (0, 1)
+
+
+def test_a_link_to_weights_is_no_problem_and_a_model_that_is_needed(here: Path) -> None:
+    link = "https://civitai.com/models/1234"
+    prompt = {
+        "1": {"class_type": "Lora", "inputs": {"lora_name": link, "sampler_name": link}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+    }
+    names = {"lora_name": [["a.safetensors"]], "sampler_name": [["euler"]]}
+    info = {
+        "Lora": {"input": {"required": names}, "output": ["IMAGE"]},
+        "SaveImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
+    }
+    (here / "link.json").write_text(json.dumps(prompt), "utf-8")
+    (here / "link-info.json").write_text(json.dumps(info), "utf-8")
+    checked = script("check", "link.json", "--object-info", "link-info.json", cwd=here)
+    assert checked.returncode == 1
+    assert [line.split(" is ")[0] for line in checked.stdout.splitlines()] == ["Node 1 (Lora): sampler_name"]
+    described = script("describe", "link.json", cwd=here)
+    assert f"  {link}  ← 1.lora_name of Lora" in described.stdout

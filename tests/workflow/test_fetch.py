@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.server
 import json
@@ -12,7 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from comfyui.errors import DownloadError, InputFileError
+from comfyui.deadline import Deadline
+from comfyui.errors import DeadlineError, DownloadError, InputFileError, StorageError
 from comfyui.workflow import fetch
 from comfyui.workflow.fetch import fetch_media, fetch_workflow, is_reference, media_name
 from comfyui.workflow.node_classes import NodeClasses
@@ -30,13 +32,18 @@ CLASSES = NodeClasses(
 class _Handler(http.server.BaseHTTPRequestHandler):
     files: ClassVar[dict[str, tuple[int, dict[str, str], bytes]]] = {}
     asked: ClassVar[list[str]] = []
+    over: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        if self.path == "/never.png":
+            self.over.wait()
+            return
         status, headers, body = self.files.get(self.path, (404, {}, b""))
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -46,11 +53,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site() -> Iterator[str]:
-    _Handler.files, _Handler.asked = {}, []
+    _Handler.files, _Handler.asked, _Handler.over = {}, [], threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
+    _Handler.over.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -64,9 +72,17 @@ def image(value: Any) -> dict[str, Any]:
     return {"class_type": "LoadImage", "inputs": {"image": value}}
 
 
-async def run(workflow: dict[str, Any], folder: Path, *, allow_private: bool = True) -> dict[str, Any]:
-    parsed = parse_workflow(json.dumps(workflow))
-    done = await fetch_media(parsed, CLASSES, folder, allow_private=allow_private, say=lambda _line: None)
+async def run(
+    workflow: dict[str, Any], folder: Path, *, allow_private: bool = True, deadline: Deadline | None = None
+) -> dict[str, Any]:
+    done = await fetch_media(
+        parse_workflow(json.dumps(workflow)),
+        CLASSES,
+        folder,
+        allow_private=allow_private,
+        say=lambda _line: None,
+        deadline=deadline,
+    )
     return {node.id: dict(node.inputs) for node in done.nodes.values()}
 
 
@@ -166,14 +182,49 @@ async def test_a_web_page_is_no_picture_and_nothing_is_left(site: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_file_that_is_too_large_is_refused_while_it_comes(
-    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [("1048577", b""), ("", b"x" * (1024**2 + 1))],
+    ids=["as its server says", "as it turns out"],
+)
+async def test_a_file_that_is_too_large_is_refused(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: str, body: bytes
 ) -> None:
     monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1024**2)
-    put("/cat.png", b"x" * (1024**2 + 1))
+    put("/cat.png", body, Content_Length=length)
     with pytest.raises(DownloadError, match="larger than the 1 MiB"):
         await run({"1": image(f"{site}/cat.png")}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_file_for_which_the_disk_has_no_room_is_refused_before_it_comes(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 1 << 62)
+    put("/cat.png", b"", Content_Length=str(1 << 61))
+    with pytest.raises(StorageError, match=r"no room on the disk for .*/cat\.png: "):
+        await run({"1": image(f"{site}/cat.png")}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_server_that_says_nothing_is_left_at_the_deadline(site: str, tmp_path: Path) -> None:
+    with pytest.raises(DeadlineError, match=r"Fetching took longer than the 0\.2 s"):
+        await run({"1": image(f"{site}/never.png")}, tmp_path, deadline=Deadline(0.2, "Fetching"))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_after_one_that_fails_none_goes_on(site: str, tmp_path: Path) -> None:
+    nodes = {str(number): image(f"{site}/{name}.png") for number, name in enumerate(("never", "missing"))}
+    with pytest.raises(DownloadError, match="answered 404"):
+        await run(nodes, tmp_path)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_web_page_is_no_workflow(site: str) -> None:
+    put("/w.json", b"\n<!DOCTYPE html>", Content_Type="text/html")
+    with pytest.raises(InputFileError, match=r"workflow_json: .*/w\.json is a web page"):
+        await fetch_workflow(f"{site}/w.json", allow_private=True)
 
 
 async def test_a_cut_body_is_an_error(site: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from comfyui.errors import InputFileError
+from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.workflow import media
 from comfyui.workflow.media import place_input_file
 
@@ -145,6 +147,20 @@ def test_an_archive_keeps_its_folders(tmp_path: Path, input_dir: Path, name: str
         )
     assert place_input_file(tmp_path / name, input_dir) == sorted(FILES)
     assert files_below(input_dir) == FILES
+
+
+def test_a_stop_ends_the_unpacking(tmp_path: Path, input_dir: Path) -> None:
+    class StopAfter(threading.Event):
+        """Set once it was asked for the second time."""
+
+        def is_set(self) -> bool:
+            asked = super().is_set()
+            self.set()
+            return asked
+
+    with pytest.raises(TransferStoppedError):
+        place_input_file(make_zip(tmp_path / "a.zip", FILES), input_dir, StopAfter())
+    assert [content for content in files_below(input_dir).values() if content] == [FILES["a.png"]]
 
 
 def test_a_zip_without_ending_is_unpacked(tmp_path: Path, input_dir: Path) -> None:

@@ -45,6 +45,18 @@ def nested(levels: int) -> str:
             '{"3": {"inputs": {}}}',
             f"workflow_json: node '3' has no class_type, so this is not the API format. {EXPORT}",
         ),
+        (
+            '{"1": {"class_type": "A"}, "3": {"type": "B"}}',
+            f"workflow_json: node '3' has no class_type, so this is not the API format. {EXPORT}",
+        ),
+        (
+            '{"1": {"class_type": "A"}, "save": {"inputs": {}}}',
+            f"workflow_json: node 'save' has no class_type, so this is not the API format. {EXPORT}",
+        ),
+        (
+            '{\\"3\\": cat}',
+            f"workflow_json is not valid JSON: Expecting value at line 1, column 7, near '{{\"3\": cat}}'. {AS_IT_IS}",
+        ),
         ('{"3": 7}', f"workflow_json: node '3' has no class_type, so this is not the API format. {EXPORT}"),
         (
             '{"3": {"class_type": "KSampler", "inputs": [1]}}',
@@ -78,8 +90,12 @@ def test_what_is_no_workflow_gets_a_sentence_with_the_way_out(text: str, message
         lambda workflow: json.dumps(json.dumps(workflow)),
         lambda workflow: json.dumps({"prompt": workflow, "client_id": "abc"}),
         lambda workflow: json.dumps(json.dumps({"prompt": workflow})),
+        lambda workflow: json.dumps(json.dumps(workflow, indent=2)).strip('"') + "\n",
+        lambda workflow: json.dumps(
+            {"client_id": "abc", "extra_data": {"extra_pnginfo": {}}, **workflow, "version": 1}
+        ),
     ],
-    ids=["as exported", "escaped once too often", "body of POST /prompt", "both"],
+    ids=["as exported", "escaped once too often", "body of POST /prompt", "both", "escaped, no quotes", "extra keys"],
 )
 def test_a_workflow_is_understood_in_the_wrappings_people_send(wrap: Any) -> None:
     workflow = parse_workflow(wrap(WORKFLOW))

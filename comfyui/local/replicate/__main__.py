@@ -26,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.error(str(error), _facts(error))
             return FAILED
         # Not before: the client reads the environment when it is imported, and fails with a traceback.
-        from comfyui.local.replicate.commands import COMMANDS, what_stays
+        from comfyui.local.replicate.commands import COMMANDS
         from comfyui.local.replicate.session import Session
+        from comfyui.local.replicate.state import what_stays
 
         session = Session.begin(options, settings, service, console, stack)
         try:

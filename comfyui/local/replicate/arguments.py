@@ -124,7 +124,7 @@ def _ship(commands: Commands) -> argparse.ArgumentParser:
         epilog="example:\n  scripts/replicate ship --checkpoint my.safetensors --lora mimi.safetensors \\\n"
         '      --model me/my-comfyui --prompt "1girl, cat ears, smile"\n\n'
         "A push needs cog and Docker. Without them, --base names a model that is pushed already and takes the same\n"
-        "inputs, for example one of a friend's.\n\n"
+        "inputs, for example one of a friend's; the training runs its code, with your HF_READ_TOKEN.\n\n"
         f"{TOKENS}\n\n{WAITING}\n\n{EXIT_CODES}",
     )
     flags.add_model(parser, required=True)

@@ -10,11 +10,9 @@ from comfyui.errors import RequestError
 from comfyui.local.paths import typed_path
 from comfyui.local.predictions_http import Answer, Endpoint, PredictionsClient
 from comfyui.local.replicate.api import Run, check_run_id, model_name
-from comfyui.local.replicate.arguments import Options
-from comfyui.local.replicate.follow import need_success
+from comfyui.local.replicate.follow import need_success, need_version
 from comfyui.local.replicate.models import make_model, wait_for_version
 from comfyui.local.replicate.outputs import output_urls, save_outputs
-from comfyui.local.replicate.prices import cost_text
 from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import (
     as_data_uri,
@@ -27,13 +25,13 @@ from comfyui.local.replicate.runs import (
 )
 from comfyui.local.replicate.session import Session
 from comfyui.local.replicate.ship import Tools, ship
-from comfyui.local.replicate.state import ShipState, only_one
-from comfyui.local.replicate.tokens import read_token
+from comfyui.local.replicate.state import ShipState, only_one, state_path
 from comfyui.local.replicate.training_inputs import check_names, judge_links
 from comfyui.local.replicate.upload import LocalWeight, upload_all
-from comfyui.local.replicate.words import safe_line
 from comfyui.local.replicate.workflow_inputs import read_values
-from comfyui.settings import PROJECT_ROOT, Settings
+from comfyui.local.terminal import printable_line
+from comfyui.local.tokens import read_token
+from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
 
 LOCAL_WAIT_S = 600.0
@@ -127,8 +125,8 @@ def train_command(session: Session) -> None:
 def _finish_training(session: Session, run: Run) -> None:
     """Say what a training that has ended has made and cost."""
     session.say(session.cost(run))
-    version = need_success(run).trained_version
-    session.console.result([version or ""], {"id": run.id, "version": version, "seconds": run.seconds})
+    version = need_version(run)
+    session.console.result([version], {"id": run.id, "version": version, "seconds": run.seconds})
 
 
 def _with_images(session: Session, more: Mapping[str, Any], upload: Callable[[Path], str]) -> dict[str, Any]:
@@ -217,7 +215,7 @@ def status_command(session: Session) -> None:
     lines = [f"{run.kind} {run.id}: {run.status}", *run.error.splitlines(), *filter(None, [run.trained_version])]
     if run.kind == "prediction":
         lines += output_urls(run.output)
-    session.console.result([*map(safe_line, lines), *([session.cost(run)] if run.seconds else [])], facts)
+    session.console.result([*map(printable_line, lines), *([session.cost(run)] if run.seconds else [])], facts)
 
 
 def cancel_command(session: Session) -> None:
@@ -264,31 +262,6 @@ def ship_command(session: Session) -> None:
     files = [str(file) for file in shipped.files]
     facts = {"version": shipped.version, "files": files, "seconds": shipped.seconds, "cost": shipped.cost}
     session.console.result([shipped.version, *files], facts)
-
-
-def state_path(options: Options, settings: Settings) -> Path:
-    """Where `ship` remembers what is done."""
-    owner, name = model_name(options.model)
-    return options.state or settings.data_dir / "ship" / f"{owner}-{name}.json"
-
-
-def what_stays(options: Options, settings: Settings) -> str:
-    """Words for what an ended command leaves behind, "" where it leaves nothing."""
-    if options.command != "ship":
-        return ""
-    try:
-        path = state_path(options, settings)
-        if not path.is_file():
-            return ""
-        state = ShipState(path)
-    except RequestError:
-        return ""
-    running = "".join(
-        f" The run {run_id} goes on at Replicate; scripts/replicate cancel {run_id} ends it."
-        for run_id in state.running
-    )
-    spent = f" {cost_text(state.seconds, options.hardware, options.price)}" if state.seconds else ""
-    return f"\nWhat is done stays in {path}; the same command goes on from there.{running}{spent}"
 
 
 COMMANDS: Mapping[str, Callable[[Session], None]] = {

@@ -15,9 +15,8 @@ from typing import TextIO
 
 from comfyui.local.log_webhook import LogLines
 from comfyui.local.replicate.api import Run
-from comfyui.local.replicate.failures import RunError
-from comfyui.local.replicate.words import safe_line, safe_text
-from comfyui.local.terminal import can_draw
+from comfyui.local.replicate.failures import RunError, ServiceError
+from comfyui.local.terminal import can_draw, printable, printable_line
 
 MAX_POLL_S = {"prediction": 5.0, "training": 15.0}
 GROWTH = 1.5
@@ -45,7 +44,7 @@ class RunView:
 
     def log(self, line: str) -> None:
         """A line of the run's log."""
-        line = safe_line(line)
+        line = printable_line(line)
         percent = percent_of(line)
         if percent is None:
             self._emit(f"  {line}", event="log", text=line)
@@ -110,6 +109,17 @@ def need_success(run: Run) -> Run:
     """The run if it succeeded. Raises RunError with its own words for why it did not."""
     if run.status == "succeeded":
         return run
-    said = safe_text(run.error) or "It gives no reason; its log above may."
+    said = printable(run.error).strip() or "It gives no reason; its log above may."
     what = "was canceled" if run.status == "canceled" else "failed"
     raise RunError(f"The {run.kind} {run.id} {what}. {said}", kind=run.kind, run_id=run.id, status=run.status)
+
+
+def need_version(run: Run) -> str:
+    """The version that a training has made, as owner/name:id. Raises RunError, ServiceError where it names none."""
+    version = need_success(run).trained_version
+    if version is None:
+        raise ServiceError(
+            f"The {run.kind} {run.id} succeeded, and names no version. Look at https://replicate.com/trainings.",
+            service="Replicate",
+        )
+    return version

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import mimetypes
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +10,18 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from comfyui.errors import DownloadError
+from comfyui.local.cog_server import file_of_data_uri, suffix_of_data_uri
 from comfyui.settings import Settings
 from comfyui.weights.folders import safe_file_name
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.sources.links import plain
 
 CHUNK_BYTES = 1 << 20
+_KEPT = "Replicate keeps outputs for about an hour; run the prediction again."
+
+
+class GoneError(DownloadError):
+    """The files of an output are not there any more; only another prediction makes them anew."""
 
 
 def output_urls(output: Any) -> list[str]:
@@ -39,11 +42,16 @@ def save_outputs(output: Any, folder: Path, settings: Settings) -> list[Path]:
     """Fetch every file of an output into `folder`; returns their paths, in order.
 
     Any server may be named in an output, so each URL goes through the policy for URLs from outside, without a token.
-    Raises DownloadError; what was saved before it stays.
+    Raises DownloadError, GoneError where there is no file (any more); what was saved before it stays.
     """
+    urls = output_urls(output)
+    if not urls:
+        # Replicate remembers a prediction for longer than what it made:
+        # https://replicate.com/docs/topics/predictions/data-retention
+        raise GoneError(f"There is no file in the output. {_KEPT}", url="")
     folder.mkdir(parents=True, exist_ok=True)
     with HttpOpener(settings) as opener:
-        return [_save(url, number, folder, opener) for number, url in enumerate(output_urls(output))]
+        return [_save(url, number, folder, opener) for number, url in enumerate(urls)]
 
 
 def _save(url: str, number: int, folder: Path, opener: HttpOpener) -> Path:
@@ -51,7 +59,7 @@ def _save(url: str, number: int, folder: Path, opener: HttpOpener) -> Path:
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            own = _write_data_uri(url, file) if url.startswith("data:") else _fetch(url, file, opener)
+            own = _decode(url, file) if url.startswith("data:") else _fetch(url, file, opener)
         part.chmod(0o644)
         return _give_name(part, folder, own or f"output-{number}")
     finally:
@@ -63,14 +71,10 @@ def _fetch(url: str, file: BinaryIO, opener: HttpOpener) -> str:
     with opener.open(source, source.url) as opened:
         status = opened.response.status_code
         if status != 200:
-            gone = (
-                " Replicate keeps outputs for about an hour; run the prediction again." if status in (403, 404) else ""
-            )
-            raise DownloadError(
-                f"{source.display_url} could not be fetched: the server answered {status}.{gone}",
-                url=source.display_url,
-                status=status,
-            )
+            said = f"{source.display_url} could not be fetched: the server answered {status}."
+            if status in (403, 404):
+                raise GoneError(f"{said} {_KEPT}", url=source.display_url, status=status)
+            raise DownloadError(said, url=source.display_url, status=status)
         declared = opened.response.headers.get("Content-Length", "")
         while piece := opener.read(opened, CHUNK_BYTES, source):
             file.write(piece)
@@ -82,13 +86,12 @@ def _fetch(url: str, file: BinaryIO, opener: HttpOpener) -> str:
     return safe_file_name(unquote(urlsplit(url).path))
 
 
-def _write_data_uri(uri: str, file: BinaryIO) -> str:
-    head, _, body = uri.partition(",")
+def _decode(uri: str, file: BinaryIO) -> str:
     try:
-        file.write(base64.b64decode(body, validate=True))
-    except binascii.Error:
+        file.write(file_of_data_uri(uri))
+    except ValueError:
         raise DownloadError("An output is a data: URI that is no base64.", url="data:") from None
-    return "output" + (mimetypes.guess_extension(head[5:].split(";", 1)[0], strict=False) or ".bin")
+    return f"output{suffix_of_data_uri(uri)}"
 
 
 def _give_name(part: Path, folder: Path, own: str) -> Path:

@@ -93,7 +93,10 @@ def _docker() -> Check:
 
 def _log_in(environ: Mapping[str, str]) -> Check:
     """Where `cog login` puts the token: Docker's config.json, or the credential helper it names (cog, login.go)."""
-    how = f"Run `cog login` (or `cog login --token-stdin` with a token in a pipe) to log in to {REGISTRY}."
+    how = (
+        f"Run `cog login` to log in to {REGISTRY}; it takes the token of https://replicate.com/auth/token, which is "
+        "another than REPLICATE_API_TOKEN."
+    )
     path = Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))

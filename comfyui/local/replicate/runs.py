@@ -18,6 +18,8 @@ from comfyui.local.replicate.training_inputs import Links, check_some
 from comfyui.local.replicate.workflow_inputs import PreparedWorkflow, prepare_workflow, zip_files
 
 Upload = Callable[[Path], str]
+MAX_LOCAL_BYTES = 70_000_000
+"""The largest file for a server of one's own: Cog takes requests of up to 100 MiB, and base64 adds a third."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,16 @@ def need_file(path: Path) -> Path:
 
 
 def as_data_uri(path: Path) -> str:
-    """A file as the URI in which Cog's server takes one that has no link (RFC 2397)."""
+    """A file as the URI in which Cog's server takes one that has no link (RFC 2397).
+
+    Raises RequestError for a file that is larger than fits into a request.
+    """
+    size = path.stat().st_size
+    if size > MAX_LOCAL_BYTES:
+        raise RequestError(
+            f"{path} has {size} bytes, and a server of your own takes up to {MAX_LOCAL_BYTES} in a request. Put it "
+            "where it has a link, and give the link as the input instead."
+        )
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 

@@ -11,9 +11,9 @@ from comfyui.local.replicate.arguments import Options
 from comfyui.local.replicate.environ import Service
 from comfyui.local.replicate.follow import RunView
 from comfyui.local.replicate.prices import cost_text
-from comfyui.local.replicate.tokens import need_token, read_token
 from comfyui.local.replicate.upload import TOKENS_PAGE, Hub, quiet_unless_drawable
 from comfyui.local.terminal import Console
+from comfyui.local.tokens import need_token, read_token
 from comfyui.settings import Settings
 
 

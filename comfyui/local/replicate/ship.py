@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyui.errors import DownloadError, RequestError
+from comfyui.errors import RequestError
 from comfyui.local.paths import typed_path
 from comfyui.local.replicate.api import Api, Kind, Run, model_name, split_name
 from comfyui.local.replicate.arguments import Options
 from comfyui.local.replicate.failures import ServiceError
-from comfyui.local.replicate.follow import RunView, need_success
+from comfyui.local.replicate.follow import RunView, need_success, need_version
 from comfyui.local.replicate.models import make_model, wait_for_version
-from comfyui.local.replicate.outputs import save_outputs
+from comfyui.local.replicate.outputs import GoneError, save_outputs
 from comfyui.local.replicate.prices import cost_text
 from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import Base, find_base, prediction_inputs, stay, training_inputs
@@ -167,7 +167,12 @@ def _base(options: Options, tools: Tools) -> Base:
     wanted = options.base or options.model
     done = tools.state.done("base", wanted)
     if done is not None:
-        return find_base(tools.api, done["reference"])
+        try:
+            return find_base(tools.api, done["reference"])
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            tools.listener.say(f"{done['reference']} is not there any more")
     owner, name, version = split_name(wanted)
     model = tools.api.model(owner, name)
     if not options.base and version is None and model is not None and model.latest_version is None:
@@ -200,10 +205,7 @@ def _train(options: Options, tools: Tools, base: Base, links: Links) -> str:
             return tools.api.start_training(base.reference, inputs, options.model)
 
         run = _run_once(tools, "train", key, "training", start, mine)
-        version = run.trained_version
-        if version is None:
-            raise ServiceError(f"The training {run.id} succeeded, and names no version.", service="Replicate")
-        done = {"id": run.id, "version": version}
+        done = {"id": run.id, "version": need_version(run)}
         tools.state.finish("train", key, done)
     return str(done["version"])
 
@@ -228,10 +230,8 @@ def _picture(options: Options, tools: Tools, version: str, workflow: PreparedWor
     run = _run_once(tools, "picture", key, "prediction", start, mine)
     try:
         files = save_outputs(run.output, options.out, tools.settings)
-    except DownloadError as error:
-        if error.status in (403, 404):
-            # Outputs are kept for a while only; the next run makes them anew.
-            tools.state.forget("picture")
+    except GoneError:
+        tools.state.forget("picture")
         raise
     tools.state.finish("picture", key, {"id": run.id, "files": [str(file) for file in files]})
     return files

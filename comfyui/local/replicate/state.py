@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from comfyui.errors import RequestError, StorageError
+from comfyui.local.replicate.api import model_name
+from comfyui.local.replicate.arguments import Options
+from comfyui.local.replicate.prices import cost_text
+from comfyui.settings import Settings
 
 FORMAT = 1
 
@@ -37,11 +41,13 @@ class ShipState:
             return
         except (OSError, ValueError) as error:
             raise RequestError(f"{path} cannot be read as the state of a ship: {error}. Move it away.") from error
-        if not isinstance(document, dict) or document.get("version") != FORMAT:
+        found = document if isinstance(document, dict) else {}
+        steps, spent = found.get("steps"), found.get("spent")
+        if found.get("version") != FORMAT or not isinstance(steps, dict) or not isinstance(spent, list):
             raise RequestError(
                 f"{path} is not the state of a ship, format {FORMAT}. Move it away, or use --state FILE."
             )
-        self._steps, self.spent = document["steps"], document["spent"]
+        self._steps, self.spent = steps, spent
 
     def done(self, step: str, key: object) -> Mapping[str, Any] | None:
         """What a finished step gave, if it was done with this key."""
@@ -120,3 +126,28 @@ def only_one(path: Path) -> Iterator[None]:
                 seen="another process",
             ) from error
         yield
+
+
+def state_path(options: Options, settings: Settings) -> Path:
+    """Where `ship` remembers what is done."""
+    owner, name = model_name(options.model)
+    return options.state or settings.data_dir / "ship" / f"{owner}-{name}.json"
+
+
+def what_stays(options: Options, settings: Settings) -> str:
+    """Words for what an ended command leaves behind, "" where it leaves nothing."""
+    if options.command != "ship":
+        return ""
+    try:
+        path = state_path(options, settings)
+        if not path.is_file():
+            return ""
+        state = ShipState(path)
+    except RequestError:
+        return ""
+    running = "".join(
+        f" The run {run_id} goes on at Replicate; scripts/replicate cancel {run_id} ends it."
+        for run_id in state.running
+    )
+    spent = f" {cost_text(state.seconds, options.hardware, options.price)}" if state.seconds else ""
+    return f"\nWhat is done stays in {path}; the same command goes on from there.{running}{spent}"

@@ -2,7 +2,8 @@
 
 The client by itself retries only GET on 429, 503 and 504, forgets Retry-After for a POST, and sends its token to
 whatever absolute URL an answer holds (replicate 1.0.7, client.py). It wraps the transport it is given, so the policy
-of this project lives here, below it, and is the only one: what is not mended here is raised as a ServiceError.
+of this project lives here, below it, and is the only one: what is not mended here is raised as a ServiceError. It does
+not know every status that the API has, so what it must not see is put into its words here, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import httpx
 
 from comfyui.errors import DownloadError
 from comfyui.local.replicate.failures import ServiceError
-from comfyui.local.replicate.words import safe_line
+from comfyui.local.terminal import printable_line
 from comfyui.url_policy import display_url, origin
 
 TRIES = 9
@@ -83,7 +84,7 @@ class PatientTransport(httpx.BaseTransport):
                 self._wait(attempt, f"No answer from Replicate ({type(error).__name__})", None)
                 continue
             if response.status_code < 400:
-                return response
+                return _in_known_words(response)
             problem = read_problem(response, request.headers.get("Authorization", ""))
             again = problem.status == 429 or (problem.status >= 500 and request.method in _SAFE_METHODS)
             if attempt == TRIES or not again or (problem.retry_after_s or 0) > MAX_RETRY_AFTER_S:
@@ -113,6 +114,26 @@ class PatientTransport(httpx.BaseTransport):
         self._sleep(wait_s)
 
 
+def _in_known_words(response: httpx.Response) -> httpx.Response:
+    """The answer, with runs that were aborted called canceled.
+
+    The client (1.0.7) takes no answer that has that status in it, a list of the account's runs included:
+    https://github.com/replicate/replicate-python/pull/449.
+    """
+    if b'"aborted"' not in response.content:
+        return response
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return response
+    found = body if isinstance(body, dict) else {}
+    listed = found.get("results")
+    for run in listed if isinstance(listed, list) else [found]:
+        if isinstance(run, dict) and run.get("status") == "aborted":
+            run |= {"status": "canceled", "error": run.get("error") or "It was aborted: it could not begin in time."}
+    return httpx.Response(response.status_code, json=body)
+
+
 def read_problem(response: httpx.Response, secret: str) -> Problem:
     """What an error of Replicate's API says (a problem document, RFC 9457, with `retry_after` on 429).
 
@@ -128,7 +149,7 @@ def read_problem(response: httpx.Response, secret: str) -> Problem:
     detail = detail.replace(token, "…") if token else detail
     asked = [response.headers.get("Retry-After"), found.get("retry_after")]
     waits = [wait for value in asked if (wait := _seconds(value)) is not None]
-    return Problem(response.status_code, safe_line(" ".join(detail.split()))[:1000], max(waits) if waits else None)
+    return Problem(response.status_code, printable_line(" ".join(detail.split()))[:1000], max(waits) if waits else None)
 
 
 def _seconds(value: object) -> float | None:

@@ -20,8 +20,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from comfyui.errors import RequestError, WeightsError
 from comfyui.local.replicate.failures import ServiceError
-from comfyui.local.replicate.words import safe_line
-from comfyui.local.terminal import can_draw
+from comfyui.local.terminal import can_draw, printable_line
 from comfyui.settings import Settings
 from comfyui.weights.folders import check_member_path
 from comfyui.weights.listener import Listener, size_text
@@ -163,7 +162,8 @@ class Hub:
 
     def _refused(self, what: str, error: errors.HfHubHTTPError) -> ServiceError:
         status = error.response.status_code
-        said = safe_line(" ".join(str(error.server_message or "").split()))[:500].replace(self._token, "…")
+        whole = str(error.server_message or "").replace(self._token, "…")
+        said = printable_line(" ".join(whole.split()))[:500]
         way_out = _AGAIN
         if status in (401, 403):
             way_out = f"Use a token that may write to {self.repo}: {TOKENS_PAGE}, HF_TOKEN or --hf-token-file."

@@ -1,4 +1,4 @@
-"""The tokens of Replicate and Hugging Face: from a file named on the command line, or from the environment.
+"""A person's tokens: from a file named on the command line, or from the environment.
 
 There is no flag for a token itself: every user of a machine can read its command lines.
 """
