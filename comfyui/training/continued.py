@@ -48,14 +48,13 @@ def existing_lora(
     """Sort the tensors of the LoRA at `path`. Raises WeightsError where it cannot be taken up on this base."""
     unknown = [name for name in tensors if _layer(name) not in base.modules]
     if unknown:
-        raise _refused(
-            path,
-            f"{unknown[0]!r} is no layer of the checkpoint under ComfyUI's own names. Only a LoRA "
-            "that ComfyUI trained itself, on a checkpoint of the same kind, can be continued"
-            f"{f'; so it is with {len(unknown) - 1} more' if unknown[1:] else ''}",
-            "layers of the checkpoint",
-            unknown[0],
-            where=" on this checkpoint",
+        raise WeightsError(
+            f"{path} cannot be trained further on this checkpoint: {unknown[0]!r} is no layer of the checkpoint under "
+            "ComfyUI's own names. Only a LoRA that ComfyUI trained itself, on a checkpoint of the same kind, can be "
+            f"continued{f'; so it is with {len(unknown) - 1} more' if unknown[1:] else ''}.",
+            path=path,
+            expected="layers of the checkpoint",
+            seen=unknown[0],
         )
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
@@ -116,8 +115,8 @@ def _without_alphas(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tenso
     return plain
 
 
-def _refused(path: str, why: str, expected: str, seen: str, where: str = "") -> WeightsError:
-    return WeightsError(f"{path} cannot be trained further{where}: {why}.", path=path, expected=expected, seen=seen)
+def _refused(path: str, why: str, expected: str, seen: str) -> WeightsError:
+    return WeightsError(f"{path} cannot be trained further: {why}.", path=path, expected=expected, seen=seen)
 
 
 def _layer(name: str) -> str:

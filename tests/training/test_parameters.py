@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from typing import Any
 
 import pytest
 
 import train
 from comfyui.errors import TrainingInputError
-from comfyui.settings import Settings
+from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.training import parameters as module
 from comfyui.training.parameters import TrainingParameters
 
@@ -119,6 +120,14 @@ def test_the_cost_of_a_batch_is_told() -> None:
     (note,) = TrainingParameters(batch_size=4).lines()[len(TrainingParameters().lines()) :]
     assert "batch_size 4 takes 16 times the work and memory of 1" in note
     assert "grad_accumulation_steps 4" in note
+
+
+def test_the_page_has_a_row_for_every_parameter() -> None:
+    page = (PROJECT_ROOT / "docs" / "training.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*?)\|", page, re.MULTILINE))
+    for name, default in TrainingParameters().as_dict().items():
+        shown = {"sample_prompt": "the trigger word", "trigger_word": ""}.get(name, f"{default}")
+        assert rows[name].strip(" `").lower() == shown.lower(), name
 
 
 def test_the_final_form_names_every_value() -> None:
