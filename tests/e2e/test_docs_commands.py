@@ -60,6 +60,7 @@ NOT_HERE: Mapping[str, Mapping[str, str]] = {
     "docs/replicate.md": {f"curl -s -X POST {SITE}/v1/deployments": SERVICE},
     "docs/training.md": {
         "./scripts/train-lora": "it trains for minutes; tests/e2e/test_train_lora_script.py trains for less",
+        "scripts/replicate train --model me/my-comfyui --images": "it goes on from docs/replicate.md, which is run",
     },
     "examples/webhook_receiver/README.md": {
         f'curl -s -H "Authorization: Bearer $REPLICATE_API_TOKEN" {SITE}': SERVICE,
