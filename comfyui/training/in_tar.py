@@ -75,7 +75,7 @@ class Workplace:
 
 
 class LoraInTar:
-    """An Addition to a bake: see `comfyui.weights.bake`."""
+    """An Addition to a bake: see `comfyui.weights.addition`."""
 
     def __init__(
         self,

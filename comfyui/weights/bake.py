@@ -12,10 +12,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
+from comfyui.weights.addition import Addition
 from comfyui.weights.archive import ArchiveWriter, unfinished
 from comfyui.weights.disk import room_errors
 from comfyui.weights.folders import TRAINING_FOLDERS, workflow_use
@@ -23,7 +23,7 @@ from comfyui.weights.http import HttpOpener
 from comfyui.weights.journal import JournalFile
 from comfyui.weights.layout import Place, Planned, plan_layout
 from comfyui.weights.listener import Listener
-from comfyui.weights.manifest import Manifest, Weight
+from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import RemoteFile, Tokens
 from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
@@ -32,31 +32,6 @@ from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError,
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
 from comfyui.weights.verify import Digest, Verifier
 from comfyui.weights.wanted import Found, check, find, want
-
-
-class Addition(Protocol):
-    """What goes into a tar beside the files of its links, made from them once they are there: a LoRA trained on one."""
-
-    @property
-    def members(self) -> Sequence[str]:
-        """The paths of all that it will add, in model folders or in training/."""
-
-    @property
-    def record_bytes(self) -> int:
-        """The most bytes that its record takes in the manifest."""
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """What it was made from and with, once it is made: `trained` in the manifest."""
-
-    def check(self, found: Sequence[Found], opener: HttpOpener, stop: threading.Event) -> None:
-        """Refuse files that it cannot be made from, before a byte of them is fetched. Raises ComfyUIModelError."""
-
-    def make(self, tar: Path, weights: Sequence[Weight], stop: threading.Event) -> Mapping[str, bytes]:
-        """The bytes of each of its members. `tar` is the unfinished tar, in which `weights` lie at their offsets.
-
-        This and `check` end early, with TransferStoppedError, once `stop` is set.
-        """
 
 
 class _OtherSizeError(Exception):
