@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -92,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolution", type=int, default=128, help="side of the pictures (default 128)")
     parser.add_argument("--checkpoint", type=Path, help="train on this one (default: the tiny demo checkpoint)")
     options = parser.parse_args(arguments)
+    # On a CPU with other work, threads that wait for each other make a step last up to twice as long, at random.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = replace(Settings.from_environ(), models_dir=folder / "models", data_dir=folder / "data")
