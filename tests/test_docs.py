@@ -25,7 +25,9 @@ from tests.parts import example
 
 PAGES = {page.name: page for page in [*user_pages(), read_page(PROJECT_ROOT / "benchmarks" / "README.md")]}
 DOCS = [name for name in PAGES if name.startswith("docs/")]
-WITH_CONTENTS = [f"docs/{name}.md" for name in ("costs", "errors", "faq", "gpu-box", "howto", "moving", "replicate", "training")]
+WITH_CONTENTS = [
+    f"docs/{name}.md" for name in ("costs", "errors", "faq", "gpu-box", "howto", "moving", "replicate", "training")
+]
 PREDICTION, TRAINING = arguments_of("predict.py", "run"), arguments_of("train.py", "train")
 PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "fetch-comfyui": upstream.main,
