@@ -38,7 +38,7 @@ from comfyui.training.links import Links, base_of, probe
 from comfyui.training.progress import PlainReport
 from comfyui.training.tensors import read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
-from comfyui.weights.disk import part_beside, room_errors
+from comfyui.weights.disk import room_errors, write_whole
 from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.manifest import Weight
@@ -249,13 +249,8 @@ def _require_place(out: Path, papers: Path) -> None:
 def _write(trained: TrainedLora, out: Path, papers: Path) -> None:
     """The LoRA, whole or not at all, and what belongs to it."""
     papers.mkdir(exist_ok=True)
-    part = part_beside(out)
     with room_errors(out.parent, out.name, f"{len(trained.data)} bytes"):
-        try:
-            part.write_bytes(trained.data)
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(out, trained.data)
         for name, data in trained.papers.items():
             (papers / name).write_bytes(data)
 

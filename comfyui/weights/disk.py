@@ -31,6 +31,20 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file that lasts: readers see the old one or the new one, never half of one. Raises OSError."""
+    part = part_beside(path)
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def require_room(folder: Path, needed: int, path: str) -> None:
     """Raise StorageError for `path` unless the disk of `folder` has `needed` bytes free."""
     free = shutil.disk_usage(folder).free

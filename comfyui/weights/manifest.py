@@ -14,7 +14,6 @@ missing or odd is an error that names its entry.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from comfyui.errors import ManifestError, WeightsError
-from comfyui.weights.disk import part_beside, sync_folder
+from comfyui.weights.disk import write_whole
 from comfyui.weights.folders import MAX_PART_BYTES, MODEL_FOLDERS, TRAINING_FOLDERS, check_member_path, path_key
 
 MANIFEST_NAME = "weights_manifest.json"
@@ -113,17 +112,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write a manifest file: readers see the old one or the new one, never half of one."""
-        data = self.dump()
-        part = part_beside(path)
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        write_whole(path, self.dump())
 
     def _check_unique(self) -> None:
         taken: dict[str, str] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from comfyui.local.replicate.api import model_name
 from comfyui.local.replicate.arguments import Options
 from comfyui.local.replicate.prices import cost_text
 from comfyui.settings import Settings
+from comfyui.weights.disk import write_whole
 
 FORMAT = 1
 
@@ -98,12 +98,7 @@ class ShipState:
 
     def _save(self) -> None:
         document = {"version": FORMAT, "steps": self._steps, "spent": self.spent}
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        write_whole(self.path, json.dumps(document, indent=2).encode())
 
 
 def _digest(key: object) -> str:
