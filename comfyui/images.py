@@ -9,12 +9,11 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfyui.metadata import our_names_hidden, without_metadata
+from comfyui.metadata import PNG_SIGNATURE, our_names_hidden, without_metadata
 
 STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 PILLOW_FORMATS = {"webp": "WEBP", "jpg": "JPEG"}
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH_AT = 24
 """Where a PNG file says how many bits a channel has (PNG specification, 5.2 and 11.2.2)."""
 WHITE = (255, 255, 255)

@@ -20,6 +20,7 @@ from threading import Event
 from typing import Any
 
 from comfyui.deadline import Deadline
+from comfyui.engine.client import ComfyUIClient
 from comfyui.engine.engine import Engine
 from comfyui.engine.server import EngineFolders
 from comfyui.engine.turn import OwnFolders
@@ -129,7 +130,7 @@ async def predict(
             async with engine.turn(own):
                 watch.lap("wait_seconds")
                 if request.force_reset_cache:
-                    await (await engine.client()).free()
+                    await engine.ask(ComfyUIClient.free)
                 result = await run_workflow(engine, Run(workflow, run_folder, input_names, places, limits), say)
             watch.lap("run_seconds")
             options = ImageOptions(request.output_format, request.output_quality, request.embed_workflow, run_folder)

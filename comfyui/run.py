@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyui.deadline import Deadline
-from comfyui.engine.client import HistoryEntry, PromptRefusedError
+from comfyui.engine.client import ComfyUIClient, HistoryEntry, PromptRefusedError
 from comfyui.engine.engine import Engine
 from comfyui.engine.events import Event, ExecutionFailed
 from comfyui.engine.follow import LogLine
@@ -97,7 +97,7 @@ async def run_workflow(engine: Engine, run: Run, say: Callable[[str], None]) -> 
             say(f"{again.reason[0].upper()}{again.reason[1:]}; running it once more.")
             anew = again.anew or anew
             if again.free_memory:
-                await (await engine.client()).free()
+                await engine.ask(ComfyUIClient.free)
 
 
 class _Attempt:

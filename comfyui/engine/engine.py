@@ -11,10 +11,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import psutil
@@ -28,6 +28,7 @@ from comfyui.errors import ComfyUIModelError, EngineError
 from comfyui.process import LineLog
 from comfyui.settings import Settings
 
+Answer = TypeVar("Answer")
 POLL_S = 0.02
 LET_GO_S = 8.0
 """How long ComfyUI may take to stop a cancelled prompt before it is ended itself."""
@@ -112,6 +113,19 @@ class Engine:
         await self.ready()
         return self._client()
 
+    async def ask(self, question: Callable[[ComfyUIClient], Awaitable[Answer]]) -> Answer:
+        """What a ComfyUI that answers says; asked once more if it dies just then, for nothing is lost with it.
+
+        Raises as `client` does, and EngineError for an answer that makes no sense.
+        """
+        client = await self.client()
+        try:
+            return await question(client)
+        except EngineError:
+            if not await self._seen_dead():
+                raise
+            return await question(await self.client())
+
     async def healthy(self) -> bool:
         """Whether ComfyUI is fit for a prediction at this moment; if not, it is being started again.
 
@@ -128,14 +142,7 @@ class Engine:
         """ComfyUI's node classes. Asked once for each ComfyUI that is started; `fresh` asks again, since the lists of
         files in it change. Raises as `client` does."""
         if fresh or not self.alive() or self._object_info is None or self._object_info[0] != self.pid:
-            try:
-                info = await (await self.client()).object_info()
-            except EngineError:
-                if not await self._seen_dead():
-                    raise
-                # It died just then, and nothing was lost with it.
-                info = await (await self.client()).object_info()
-            self._object_info = (self.pid, info)
+            self._object_info = (self.pid, await self.ask(ComfyUIClient.object_info))
         return self._object_info[1]
 
     def own_folders(self) -> AbstractAsyncContextManager[OwnFolders]:

@@ -169,7 +169,7 @@ async def ask_comfyui(settings: Settings) -> Mapping[str, Any]:
     print("Starting ComfyUI to ask for its node classes (--object-info FILE does without).", file=sys.stderr)
     engine = Engine(settings, sink=lambda _line: None)
     try:
-        return await (await engine.client()).object_info()
+        return await engine.object_info(fresh=False)
     finally:
         await engine.stop()
 
