@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Self
 
+from tests.loopback_server import LoopbackServer
 from tests.weights.storage_standin import Answer
 
 
@@ -42,7 +41,7 @@ class Fault:
     times: int = 1
 
 
-class ApiServer:
+class ApiServer(LoopbackServer):
     """A server whose answers `answer` gives; use it as a context manager."""
 
     def __init__(self) -> None:
@@ -84,16 +83,7 @@ class ApiServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name in the standard library)
                 pass
 
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                # A client that was killed, or has seen enough, goes away.
-                if not isinstance(sys.exception(), ConnectionError):
-                    super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     @staticmethod
     def read_body(handler: BaseHTTPRequestHandler) -> bytes:
@@ -135,16 +125,10 @@ class ApiServer:
         with self.lock:
             return [one for one in self.seen if one.method == method and re.fullmatch(pattern, one.path)]
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for fault in self.faults:
             if fault.let_go is not None:
                 fault.let_go.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__(kind, error, traceback)

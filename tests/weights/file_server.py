@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback_server import LoopbackServer
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Seen:
     headers: Mapping[str, str]
 
 
-class FileServer:
+class FileServer(LoopbackServer):
     """Serves `replies`, by path without query; use it as a context manager."""
 
     def __init__(self) -> None:
@@ -85,21 +84,7 @@ class FileServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name in the standard library)
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def put(self, path: str, body: bytes = b"", **reply: object) -> str:
         """Script the answer for a path; returns its whole URL."""

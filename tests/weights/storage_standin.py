@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 
+from tests.loopback_server import LoopbackServer
 from tests.weights.file_server import Seen
 
 
@@ -28,7 +25,7 @@ class Answer:
     body: bytes = b""
 
 
-class Standin:
+class Standin(LoopbackServer):
     """A server whose answers a function gives; use it as a context manager. Connections are kept open."""
 
     def __init__(self) -> None:
@@ -60,31 +57,11 @@ class Standin:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name in the standard library)
                 pass
 
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                # A client that has seen enough goes away.
-                if not isinstance(sys.exception(), ConnectionError):
-                    super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
         """The answer to a request."""
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def tokens_seen(self) -> set[str | None]:

@@ -8,16 +8,16 @@ import tarfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from comfyui.weights.layout import member_header, padded, tar_length
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
 from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.retry import RetryPolicy
+from tests.loopback_server import LoopbackServer
 from tests.weights.samples import sha256
 
 IMPATIENT = TransferOptions(
@@ -107,7 +107,7 @@ class Served:
     chunk_delay_s: float = 0.0
 
 
-class RangeServer:
+class RangeServer(LoopbackServer):
     """A storage server on loopback; use it as a context manager."""
 
     def __init__(self) -> None:
@@ -126,32 +126,12 @@ class RangeServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name in the standard library)
                 pass
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """Clients of these tests go away whenever they like."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def put(self, path: str, body: bytes, **more: object) -> str:
         """Serve a file; returns its URL."""
         self.files[path] = Served(body, **more)  # type: ignore[arg-type]
         return self.url + path
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def bytes_asked(self, path: str) -> list[tuple[int, int]]:
         """The ranges of a file that were asked for."""
