@@ -323,7 +323,10 @@ def assert_workflow_may_be_left_out(this: Example, file: bytes) -> None:
     assert b'"filename_prefix": "video"' in file
     (bare,) = this.run(embed=False)
     assert b"filename_prefix" not in bare
-    assert [frame.tobytes() for frame in frames_of(bare)[2]] == [frame.tobytes() for frame in frames_of(file)[2]]
+    # Not the same to the bit: x264's threads give about one encoding in eight of the same frames another rounding,
+    # up to 2.1 from the usual one on average, where the frames of these examples are 10 and more from each other.
+    for one, other in zip(frames_of(bare)[2], frames_of(file)[2], strict=True):
+        assert distance(one, other) < 5
 
 
 def test_video_webm(this: Example) -> None:
