@@ -11,8 +11,8 @@ from comfyui.engine.server import engine_log_line
 from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
 from comfyui.startup import start_beside
-from comfyui.weights.image_weights import prepare_weights
 from comfyui.weights.listener import PlainLines
+from comfyui.weights.restore.image_weights import prepare_weights
 from comfyui.workflow.model_links import ModelLinks, tokens_of
 
 

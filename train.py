@@ -16,7 +16,7 @@ from comfyui.settings import Settings
 from comfyui.threads import in_this_context, in_thread
 from comfyui.training.call import TrainingCall, check_no_pictures, train_and_bake
 from comfyui.training.parameters import TrainingParameters
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import Tokens

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks.common import verdict
 from comfyui.local.file_server import serve_files
 from comfyui.settings import Settings
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
-from comfyui.weights.restore import restore
+from comfyui.weights.restore.restore import restore
 from comfyui.weights.sources import NO_TOKENS
 
 ASKED_MB = 150.0

@@ -82,9 +82,9 @@ def make_files(folder: Path, total_bytes: int) -> list[Path]:
 def work(job: str, source: str, target: Path) -> None:
     """Do one of our jobs and print what it cost as JSON."""
     from comfyui.settings import Settings
-    from comfyui.weights.bake import bake
+    from comfyui.weights.bake.bake import bake
     from comfyui.weights.listener import PlainLines
-    from comfyui.weights.restore import restore
+    from comfyui.weights.restore.restore import restore
     from comfyui.weights.sources import NO_TOKENS
 
     settings = replace(Settings.from_environ(), allow_private_urls=True)

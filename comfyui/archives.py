@@ -1,7 +1,7 @@
 """Zips and tars from outside, unpacked: `input_file` of a prediction, `training_images` of a training.
 
 Everything in an archive is hostile until looked at: only regular files with relative names, in bounded number and size,
-come out. Not for weights: their tars are read by `comfyui.weights.tar_reader`.
+come out. Not for weights: their tars are read by `comfyui.weights.tar.reader`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from comfyui.weights.linked_names import BY_LINK
+from comfyui.weights.linked.names import BY_LINK
 from comfyui.workflow.changes import RUN_ANEW
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -31,8 +31,8 @@ from comfyui.local.terminal import printable
 from comfyui.local.tokens import read_token
 from comfyui.settings import Settings
 from comfyui.url_policy import display_url, origin
-from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
-from comfyui.weights.linked_names import BY_LINK
+from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
+from comfyui.weights.linked.names import BY_LINK
 from comfyui.workflow.changes import MAX_SEED
 
 FAILED = 1

@@ -34,7 +34,7 @@ from comfyui.local.paths import typed_path, typed_url_or_path
 from comfyui.local.saved_outputs import save_outputs
 from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.weights.manifest import Manifest
-from comfyui.weights.restore import read_manifest
+from comfyui.weights.restore.restore import read_manifest
 from comfyui.workflow.changes import MAX_SEED
 from comfyui.workflow.parse import Workflow, parse_workflow
 

@@ -39,13 +39,13 @@ from comfyui.training.progress import PlainReport
 from comfyui.training.tensors import read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
 from comfyui.weights.disk import room_errors, write_whole
-from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.http import HttpOpener
+from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
+from comfyui.weights.judge.verify import Verifier
 from comfyui.weights.manifest import Weight
 from comfyui.weights.sources import RemoteFile, Tokens
 from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.readers import FileReader
-from comfyui.weights.verify import Verifier
 
 CHUNK_BYTES = 1024**2
 WEIGHT_FILES = (*SAFETENSORS_EXTENSIONS, *GGUF_EXTENSIONS, *PICKLE_EXTENSIONS)

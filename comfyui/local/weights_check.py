@@ -16,18 +16,18 @@ from threading import Event
 
 from comfyui.errors import RequestError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.baked_tar import Contents, end_fault, header_fault, read_contents
-from comfyui.weights.fetch import Needed
+from comfyui.weights.bring.fetch import Needed
 from comfyui.weights.folders import path_key
-from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.http import HttpOpener
-from comfyui.weights.layout import member_header, padded
+from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
-from comfyui.weights.tar_source import Patience, RangedTar, open_tar
+from comfyui.weights.tar.baked import Contents, end_fault, header_fault, read_contents
+from comfyui.weights.tar.layout import member_header, padded
+from comfyui.weights.tar.source import Patience, RangedTar, open_tar
 from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.retry import RetryPolicy
-from comfyui.weights.verify import Digest, Verifier
 
 READ_BYTES = 4 * 1024**2
 CHECKED_AT_ONCE = min(4, os.cpu_count() or 1)

@@ -25,14 +25,14 @@ from comfyui.local.weights_arguments import Options, parse_arguments, read_list
 from comfyui.local.weights_check import Report, check_folder, check_tar
 from comfyui.local.weights_project import Project
 from comfyui.settings import Settings
-from comfyui.weights.archive import unfinished
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.folders import workflow_use
-from comfyui.weights.image_weights import ensure_weights
 from comfyui.weights.listener import size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
-from comfyui.weights.restore import read_manifest, restore
+from comfyui.weights.restore.image_weights import ensure_weights
+from comfyui.weights.restore.restore import read_manifest, restore
 from comfyui.weights.sources import Tokens
+from comfyui.weights.tar.archive import unfinished
 
 FAILED = 1
 INTERRUPTED = 130

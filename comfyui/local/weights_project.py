@@ -18,22 +18,22 @@ from threading import Event
 from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, WeightsError
 from comfyui.local.weights_check import extra_files
 from comfyui.settings import Settings
+from comfyui.weights.bring.fetch import Fetch, Needed, reason
+from comfyui.weights.bring.folder_lock import folder_lock
+from comfyui.weights.bring.from_source import LinkSource
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import room_errors
-from comfyui.weights.fetch import Fetch, Needed, reason
-from comfyui.weights.folder_lock import folder_lock
 from comfyui.weights.folders import TRAINING_INPUTS, check_member_path, path_key
-from comfyui.weights.formats import check_extension
-from comfyui.weights.from_source import LinkSource
 from comfyui.weights.http import HttpOpener
+from comfyui.weights.judge.formats import check_extension
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
-from comfyui.weights.staging import Staging
 from comfyui.weights.transfer.faults import InterruptedPieceError
 from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
 from comfyui.weights.transfer.readers import stream_chunks
-from comfyui.weights.verify import Digest, Verifier
 
 _INPUT_OF = {folder: name for name, folder in TRAINING_INPUTS.items()}
 

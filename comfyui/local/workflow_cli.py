@@ -24,7 +24,7 @@ from comfyui.engine.engine import Engine
 from comfyui.errors import ComfyUIModelError, NodeProblem, RequestError, WorkflowError
 from comfyui.local.paths import typed_path
 from comfyui.settings import Settings
-from comfyui.weights.linked_names import is_link
+from comfyui.weights.linked.names import is_link
 from comfyui.workflow.check import check
 from comfyui.workflow.convert import convert, is_ui_format
 from comfyui.workflow.node_classes import InputSpec, NodeClasses

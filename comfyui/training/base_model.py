@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from comfyui.errors import WeightsError
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.tensors import Header
-from comfyui.weights.formats import GGUF_EXTENSIONS, SAFETENSORS_EXTENSIONS
+from comfyui.weights.judge.formats import GGUF_EXTENSIONS, SAFETENSORS_EXTENSIONS
 
 DIFFUSION = "model.diffusion_model."
 _CODERS = ("first_stage_model.", "vae.")

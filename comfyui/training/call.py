@@ -22,7 +22,7 @@ from comfyui.training.in_tar import LoraInTar, TrainingOrder, Workplace
 from comfyui.training.links import Links
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import PlainReport
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import Tokens

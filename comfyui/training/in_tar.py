@@ -29,13 +29,13 @@ from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import Report
 from comfyui.training.tensors import Tensor, read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, paper_names, train_lora
+from comfyui.weights.bake.wanted import Found
+from comfyui.weights.bring.fetch import Needed, given_up
 from comfyui.weights.disk import require_room
-from comfyui.weights.fetch import Needed, given_up
 from comfyui.weights.folders import path_key
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.manifest import Weight
 from comfyui.weights.transfer.readers import FileReader
-from comfyui.weights.wanted import Found
 
 FROM_THE_TAR = "the tar that is being baked"
 HEADROOM_BYTES = 512 * 1024**2
@@ -75,7 +75,7 @@ class Workplace:
 
 
 class LoraInTar:
-    """An Addition to a bake: see `comfyui.weights.addition`."""
+    """An Addition to a bake: see `comfyui.weights.bake.addition`."""
 
     def __init__(
         self,

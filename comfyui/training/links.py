@@ -14,20 +14,20 @@ from comfyui.training.base_model import BaseModel, judge
 from comfyui.training.metadata import OLD_HASH_RANGE, old_model_hash
 from comfyui.training.tensors import read_header
 from comfyui.training.trainer import Base
+from comfyui.weights.bake.wanted import understood
+from comfyui.weights.bring.fetch import ITS_LINK, Fetch, Needed, given_up
+from comfyui.weights.bring.from_source import LinkSource
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import require_room
-from comfyui.weights.fetch import ITS_LINK, Fetch, Needed, given_up
-from comfyui.weights.from_source import LinkSource
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Weight
 from comfyui.weights.sources import RemoteFile, Tokens, parse_list
 from comfyui.weights.sources.resolve import resolve
-from comfyui.weights.staging import Staging
 from comfyui.weights.transfer.faults import PieceFault
 from comfyui.weights.transfer.job import Reader
 from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject
-from comfyui.weights.wanted import understood
 
 
 @dataclass(frozen=True)

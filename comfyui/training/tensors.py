@@ -1,7 +1,7 @@
 """Safetensors files by their headers: what is in one, and how to write one. Pure but for the reads it is given.
 
-The format is in comfyui.weights.safetensors_check, which proves files; this module reads those that are proven, or the
-head of one that is not here yet.
+The format is in comfyui.weights.judge.safetensors_check, which proves files; this module reads those that are proven,
+or the head of one that is not here yet.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from comfyui.errors import WeightsError
-from comfyui.weights.safetensors_check import MAX_HEADER_BYTES
-from comfyui.weights.signatures import SNIFF_BYTES, recognise
+from comfyui.weights.judge.safetensors_check import MAX_HEADER_BYTES
+from comfyui.weights.judge.signatures import SNIFF_BYTES, recognise
 
 FLOATS = ("F32", "F16", "BF16")
 """Types whose numbers can be read and written here."""

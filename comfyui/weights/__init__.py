@@ -1,8 +1,9 @@
 """Weights: from links to one verified tar (`bake`), and from that tar into ComfyUI's models folder (`restore`).
 
-    sources ──► wanted ──► layout ──► transfer ──► archive           (bake: train.py, scripts/weights)
-    tar_source ──► restore_baked / restore_foreign ──► transfer ──► staging ──► models/      (restore: predict.py)
+    sources ──► bake ──► transfer ──► tar                        (train.py, scripts/weights)
+    tar ──► restore ──► bring ──► transfer ──► models/           (predict.py)
+    sources ──► linked ──► transfer ──► models/                  (links in a workflow)
 
-`verify` judges every byte both ways; what both agree on is in `manifest` (what a tar holds) and `folders` (where a file
-may lie). Nothing here knows ComfyUI's engine.
+`judge` looks at every byte on each of these ways; what all agree on is in `manifest` (what a tar holds) and `folders`
+(where a file may lie). Nothing here knows ComfyUI's engine.
 """

@@ -28,10 +28,10 @@ from comfyui.errors import (
 )
 from comfyui.settings import Settings
 from comfyui.url_policy import display_url
-from comfyui.weights.linked import Asked, Brought, Link, LinkedWeights
-from comfyui.weights.linked_names import BY_LINK, is_by_link, is_link
-from comfyui.weights.linked_shelf import Lease
-from comfyui.weights.linked_threads import LinksFailedError, LinkThreads
+from comfyui.weights.linked.linked import Asked, Brought, Link, LinkedWeights
+from comfyui.weights.linked.names import BY_LINK, is_by_link, is_link
+from comfyui.weights.linked.shelf import Lease
+from comfyui.weights.linked.threads import LinksFailedError, LinkThreads
 from comfyui.weights.listener import size_text
 from comfyui.weights.sources import Tokens
 from comfyui.workflow.node_classes import NodeClasses

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfyui.weights.linked_names import is_by_link
+from comfyui.weights.linked.names import is_by_link
 
 CHOICE = "COMBO"
 ANY_TYPES = frozenset({"*", "COMFY_MATCHTYPE_V3"})

@@ -33,7 +33,7 @@ from comfyui.training.parameters import TrainingParameters
 from comfyui.training.tensors import read_tensors
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest
-from comfyui.weights.restore import restore
+from comfyui.weights.restore.restore import restore
 from tests.e2e.conftest import READY_S, Served
 from tests.parts import SD15, demo_files
 from tests.training import dataset_parts

@@ -23,9 +23,9 @@ import pytest
 from comfyui.local.weights_arguments import flag_of, parse_arguments
 from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
-from comfyui.weights.journal import SYNC_EVERY_S
 from comfyui.weights.listener import size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
+from comfyui.weights.tar.journal import SYNC_EVERY_S
 from tests.weights.file_server import FileServer
 from tests.weights.hugging_face_standin import GOOD, HuggingFaceStandin, Repo
 from tests.weights.samples import files_below, safetensors, sha256, write_tar

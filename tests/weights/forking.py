@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from comfyui.settings import Settings
-from comfyui.weights import journal
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import NO_TOKENS
+from comfyui.weights.tar import journal
 from comfyui.weights.transfer.pump import TransferOptions
 
 PROJECT = Path(__file__).parents[2]

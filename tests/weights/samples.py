@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from comfyui.weights.archive import ArchiveWriter
-from comfyui.weights.layout import plan_layout
+from comfyui.weights.judge.verify import Verifier
 from comfyui.weights.manifest import Manifest
-from comfyui.weights.verify import Verifier
+from comfyui.weights.tar.archive import ArchiveWriter
+from comfyui.weights.tar.layout import plan_layout
 
 
 def with_header(header: bytes, data: bytes) -> bytes:

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Literal
 
-from comfyui.weights.layout import member_header, padded, tar_length
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
+from comfyui.weights.tar.layout import member_header, padded, tar_length
 from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.retry import RetryPolicy
 from tests.loopback_server import LoopbackServer

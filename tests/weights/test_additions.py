@@ -13,15 +13,15 @@ import pytest
 from comfyui.errors import ManifestError, TrainingInputError, WeightsError
 from comfyui.local.weights_check import check_tar
 from comfyui.settings import Settings
-from comfyui.weights.archive import ArchiveWriter
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
+from comfyui.weights.bake.wanted import Found
 from comfyui.weights.http import HttpOpener
-from comfyui.weights.layout import plan_layout
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest, Weight
-from comfyui.weights.restore import read_manifest, restore
+from comfyui.weights.restore.restore import read_manifest, restore
 from comfyui.weights.sources import NO_TOKENS
-from comfyui.weights.wanted import Found
+from comfyui.weights.tar.archive import ArchiveWriter
+from comfyui.weights.tar.layout import plan_layout
 from tests.weights.fault_server import FaultServer
 from tests.weights.file_server import FileServer
 from tests.weights.samples import Report, files_below, safetensors, sha256

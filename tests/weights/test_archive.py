@@ -15,12 +15,12 @@ import pytest
 
 from comfyui.errors import EngineError, StorageError, WeightsError
 from comfyui.weights import disk
-from comfyui.weights.archive import ArchiveWriter
-from comfyui.weights.journal import JournalFile
-from comfyui.weights.layout import Planned, plan_layout
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
+from comfyui.weights.tar.archive import ArchiveWriter
+from comfyui.weights.tar.journal import JournalFile
+from comfyui.weights.tar.layout import Planned, plan_layout
 from comfyui.weights.transfer.faults import InterruptedPieceError
-from comfyui.weights.verify import Digest, Verifier
 from tests.weights.samples import files_below, safetensors, sha256, write_tar
 
 LONG = "loras/" + "long " * 40 + "x.safetensors"

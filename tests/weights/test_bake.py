@@ -19,7 +19,7 @@ import pytest
 from comfyui.errors import ComfyUIModelError, DownloadError, TrainingInputError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights import listener
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.folders import TRAINING_INPUTS
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest

@@ -17,10 +17,10 @@ import pytest
 
 from comfyui.errors import EngineError
 from comfyui.settings import Settings
-from comfyui.weights import journal
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import NO_TOKENS
+from comfyui.weights.tar import journal
 from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
 from tests.weights.fault_server import Fault, FaultServer
 from tests.weights.forking import ForkingProcess

@@ -17,9 +17,9 @@ import pytest
 
 from comfyui.errors import ManifestError, SourceError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.layout import member_header
 from comfyui.weights.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, Weight
-from comfyui.weights.restore import read_manifest, restore
+from comfyui.weights.restore.restore import read_manifest, restore
+from comfyui.weights.tar.layout import member_header
 from tests.weights.samples import safetensors, sha256
 from tests.weights.tars import (
     IMPATIENT,

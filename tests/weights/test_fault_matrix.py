@@ -23,7 +23,7 @@ import pytest
 
 from comfyui.errors import ComfyUIModelError
 from comfyui.settings import Settings
-from comfyui.weights.bake import bake
+from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import NO_TOKENS

@@ -15,9 +15,9 @@ import pytest
 
 from comfyui.errors import DownloadError, SourceError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights import foreign_tar
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
-from comfyui.weights.restore import restore
+from comfyui.weights.restore.restore import restore
+from comfyui.weights.tar import foreign as foreign_tar
 from tests.weights.samples import safetensors, sha256
 from tests.weights.tars import IMPATIENT, Asked, Lines, RangeServer, ended, flipped, member, on_disk
 

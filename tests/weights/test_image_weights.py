@@ -11,11 +11,11 @@ import pytest
 
 from comfyui.errors import ManifestError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.image_weights import ensure_weights, prepare_weights
+from comfyui.weights.bring.present import quick_check
+from comfyui.weights.judge.verify import Digest
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
-from comfyui.weights.present import quick_check
+from comfyui.weights.restore.image_weights import ensure_weights, prepare_weights
 from comfyui.weights.transfer.pump import TransferStoppedError
-from comfyui.weights.verify import Digest
 from tests.weights.samples import safetensors, sha256, with_header
 from tests.weights.tars import IMPATIENT, Lines, RangeServer, baked, flipped, on_disk
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from comfyui.weights import journal
-from comfyui.weights.journal import Journal, JournalFile
+from comfyui.weights.tar import journal
+from comfyui.weights.tar.journal import Journal, JournalFile
 
 FILES = (
     JournalFile("loras/a.safetensors", "https://example.com/a", 10_000, 1024, '"v1"', None),

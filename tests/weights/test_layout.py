@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyui.errors import WeightsError
-from comfyui.weights.archive import ArchiveWriter
 from comfyui.weights.folders import MODEL_FOLDERS, check_member_path, path_key
-from comfyui.weights.layout import BLOCK, RECORD, Planned, member_header, padded, plan_layout, tar_length
+from comfyui.weights.judge.verify import Digest
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
-from comfyui.weights.verify import Digest
+from comfyui.weights.tar.archive import ArchiveWriter
+from comfyui.weights.tar.layout import BLOCK, RECORD, Planned, member_header, padded, plan_layout, tar_length
 
 GIB = 1024**3
 URL = "https://example.com/" + "long/" * 9

@@ -14,9 +14,9 @@ import pytest
 
 from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights import linked
-from comfyui.weights.linked import Asked, Brought, Link, LinkedWeights
-from comfyui.weights.linked_shelf import Lease, Spot
+from comfyui.weights.linked import linked
+from comfyui.weights.linked.linked import Asked, Brought, Link, LinkedWeights
+from comfyui.weights.linked.shelf import Lease, Spot
 from comfyui.weights.sources import NO_TOKENS, Tokens
 from comfyui.weights.transfer.pump import TransferStoppedError
 from tests.weights.civitai_standin import CivitaiStandin, File, Version
@@ -543,7 +543,7 @@ def test_a_lease_that_ended_takes_nothing_more(predictions: Predictions, storage
 def test_two_contents_whose_digests_begin_alike_have_two_names(
     predictions: Predictions, storage: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfyui.weights.linked_names._DIGEST_SHOWN", 0)
+    monkeypatch.setattr("comfyui.weights.linked.names._DIGEST_SHOWN", 0)
     first = predictions.bring(storage.put("/x/a.safetensors", FILE))
     second = predictions.bring(storage.put("/y/a.safetensors", OTHER))
     assert (predictions.read(first), predictions.read(second)) == (FILE, OTHER)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from comfyui.weights.linked_index import Content, Index, Kept
-from comfyui.weights.linked_names import content_name, is_by_link, is_link
+from comfyui.weights.linked.index import Content, Index, Kept
+from comfyui.weights.linked.names import content_name, is_by_link, is_link
 
 A, B = "a" * 64, "b" * 64
 KEPT = {"sha256": A, "size": 100, "used": 1.5}

@@ -22,7 +22,7 @@ def bring_all(url: str, settings: Settings) -> None:
     """What the killed process does, twice: the second time finds the files there."""
     import threading
 
-    from comfyui.weights.linked import Link, LinkedWeights
+    from comfyui.weights.linked.linked import Link, LinkedWeights
     from comfyui.weights.sources import NO_TOKENS
 
     stop = threading.Event()
@@ -39,7 +39,7 @@ def bring_all(url: str, settings: Settings) -> None:
 def processes() -> ForkServerContext:
     """New processes in a few milliseconds, without the threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["comfyui.weights.linked", "tests.weights.test_linked_killed"])
+    context.set_forkserver_preload(["comfyui.weights.linked.linked", "tests.weights.test_linked_killed"])
     return context
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from comfyui.errors import DownloadError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.linked import Link, LinkedWeights
-from comfyui.weights.linked_threads import LinksFailedError, LinkThreads
+from comfyui.weights.linked.linked import Link, LinkedWeights
+from comfyui.weights.linked.threads import LinksFailedError, LinkThreads
 from comfyui.weights.sources import NO_TOKENS
 from tests.weights.samples import files_below, safetensors
 from tests.weights.tars import IMPATIENT, RangeServer

@@ -17,11 +17,11 @@ import pytest
 
 from comfyui.errors import DownloadError, RequestError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights import folder_lock
-from comfyui.weights.bake import bake
-from comfyui.weights.layout import member_header
-from comfyui.weights.restore import read_manifest, restore
+from comfyui.weights.bake.bake import bake
+from comfyui.weights.bring import folder_lock
+from comfyui.weights.restore.restore import read_manifest, restore
 from comfyui.weights.sources import NO_TOKENS
+from comfyui.weights.tar.layout import member_header
 from comfyui.weights.transfer.pump import TransferStoppedError
 from tests.weights.samples import safetensors
 from tests.weights.tars import IMPATIENT, Asked, Lines, RangeServer, baked, flipped, on_disk
@@ -114,7 +114,7 @@ def test_more_files_than_may_be_open_at_once(
     storage: RangeServer, settings: Settings, run: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {f"loras/{number}.safetensors": safetensors(number, 100) for number in range(7)}
-    monkeypatch.setattr("comfyui.weights.fetch.FILES_AT_ONCE", 3)
+    monkeypatch.setattr("comfyui.weights.bring.fetch.FILES_AT_ONCE", 3)
     for ranges in (True, False):
         run(storage.put("/w.tar", baked(files)[0], ranges=ranges))
         assert on_disk(settings.models_dir) == files

@@ -29,7 +29,7 @@ KILLS = 66
 
 def restore_all(location: str, settings: Settings) -> None:
     """What the killed process does."""
-    from comfyui.weights.restore import restore
+    from comfyui.weights.restore.restore import restore
 
     restore(location, settings.models_dir, settings, Lines(), options=replace(IMPATIENT, connections=2))
 
@@ -38,7 +38,7 @@ def restore_all(location: str, settings: Settings) -> None:
 def processes() -> ForkServerContext:
     """New processes in a few milliseconds, without the threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["comfyui.weights.restore", "tests.weights.test_restore_killed"])
+    context.set_forkserver_preload(["comfyui.weights.restore.restore", "tests.weights.test_restore_killed"])
     return context
 
 

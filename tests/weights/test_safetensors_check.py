@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyui.errors import WeightsError
-from comfyui.weights.formats import structure_check
-from comfyui.weights.safetensors_check import SafetensorsCheck
+from comfyui.weights.judge.formats import structure_check
+from comfyui.weights.judge.safetensors_check import SafetensorsCheck
 from tests.weights.samples import safetensors, with_header
 
 PATH = "loras/a.safetensors"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from comfyui.errors import DownloadError, WeightsError
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.transfer import pump
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError
@@ -22,7 +23,6 @@ from comfyui.weights.transfer.job import FileJob, cut
 from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, in_turn, transfer
 from comfyui.weights.transfer.retry import RetryPolicy
 from comfyui.weights.transfer.target import Target
-from comfyui.weights.verify import Digest, Verifier
 from tests.weights.samples import safetensors, sha256
 
 PIECE = 4 * PAGE_BYTES

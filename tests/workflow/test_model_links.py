@@ -20,7 +20,7 @@ from comfyui.engine.events import ExecutionCached
 from comfyui.engine.model_folders import ModelFolder, ModelInputs
 from comfyui.errors import DeadlineError, DownloadError, RequestError, StorageError, WeightsError, WorkflowError
 from comfyui.settings import Settings
-from comfyui.weights.linked import LinkedWeights
+from comfyui.weights.linked.linked import LinkedWeights
 from comfyui.weights.sources import NO_TOKENS, Tokens
 from comfyui.workflow.check import check
 from comfyui.workflow.model_links import (

@@ -33,8 +33,8 @@ from comfyui.local.replicate.upload import Hub, LocalWeight, check_places, prove
 from comfyui.local.replicate.workflow_inputs import PreparedWorkflow
 from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.weights.folders import TRAINING_INPUTS
+from comfyui.weights.judge.verify import Digest
 from comfyui.weights.listener import Listener
-from comfyui.weights.verify import Digest
 
 STEPS = 5
 

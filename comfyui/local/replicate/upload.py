@@ -23,9 +23,9 @@ from comfyui.local.replicate.failures import ServiceError
 from comfyui.local.terminal import can_draw, printable_line
 from comfyui.settings import Settings
 from comfyui.weights.folders import check_member_path
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.sources.hub_links import is_repo_name
-from comfyui.weights.verify import Digest, Verifier
 
 READ_BYTES = 4 << 20
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"

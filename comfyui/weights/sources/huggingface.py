@@ -24,8 +24,8 @@ from comfyui.errors import DownloadError
 from comfyui.settings import Settings
 from comfyui.url_policy import Origin, check_url, display_url, origin
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, HttpOpener
+from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.refusals import refusal
 from comfyui.weights.sources.hub_links import file_url, page_url
 from comfyui.weights.sources.model import HubFile, RemoteFile, Source

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.transfer.buffers import PAGE_BYTES
 from comfyui.weights.transfer.target import Target
-from comfyui.weights.verify import Digest, Verifier
 
 
 class Reader(Protocol):

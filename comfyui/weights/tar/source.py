@@ -16,7 +16,7 @@ from comfyui.url_policy import display_url
 from comfyui.weights.http import REQUEST_FAILURES, HttpOpener
 from comfyui.weights.sources import plain
 from comfyui.weights.sources.probe import probe
-from comfyui.weights.tar_reader import TarReader
+from comfyui.weights.tar.reader import TarReader
 from comfyui.weights.transfer.faults import InterruptedPieceError
 from comfyui.weights.transfer.job import Reader
 from comfyui.weights.transfer.pump import TransferStoppedError

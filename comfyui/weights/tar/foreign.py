@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from comfyui.errors import WeightsError
-from comfyui.weights.fetch import Needed
+from comfyui.weights.bring.fetch import Needed
 from comfyui.weights.folders import MODEL_FOLDERS, check_member_path, path_key
-from comfyui.weights.formats import check_extension
-from comfyui.weights.layout import padded
-from comfyui.weights.tar_reader import Member, TarReader
+from comfyui.weights.judge.formats import check_extension
+from comfyui.weights.tar.layout import padded
+from comfyui.weights.tar.reader import Member, TarReader
 
 MAX_MEMBERS = 10_000
 _MAX_END_BYTES = 1024**2

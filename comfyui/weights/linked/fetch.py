@@ -7,17 +7,17 @@ from dataclasses import replace
 from threading import Event
 
 from comfyui.errors import DownloadError, WeightsError
+from comfyui.weights.bring.fetch import reason
 from comfyui.weights.disk import MIB, room_errors
-from comfyui.weights.fetch import reason
 from comfyui.weights.http import HttpOpener
-from comfyui.weights.linked_shelf import Part
+from comfyui.weights.judge.verify import Digest, Verifier
+from comfyui.weights.linked.shelf import Part
 from comfyui.weights.listener import Listener
 from comfyui.weights.sources import RemoteFile
 from comfyui.weights.transfer.faults import InterruptedPieceError, NoRangesError
 from comfyui.weights.transfer.job import FileJob, Reader
 from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
-from comfyui.weights.verify import Digest, Verifier
 
 GROW_BYTES = 256 * MIB
 """The most room that is set aside at a time for a file whose length nobody knows."""

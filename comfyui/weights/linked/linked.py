@@ -19,11 +19,11 @@ from threading import Event
 
 from comfyui.errors import DownloadError, RequestError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.formats import PICKLE_EXTENSIONS, check_extension
 from comfyui.weights.http import HttpOpener
-from comfyui.weights.linked_fetch import LinkFetch
-from comfyui.weights.linked_index import Content, Kept
-from comfyui.weights.linked_shelf import Lease, Shelf, Spot
+from comfyui.weights.judge.formats import PICKLE_EXTENSIONS, check_extension
+from comfyui.weights.linked.fetch import LinkFetch
+from comfyui.weights.linked.index import Content, Kept
+from comfyui.weights.linked.shelf import Lease, Shelf, Spot
 from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from comfyui.errors import WeightsError
-from comfyui.weights.safetensors_check import SafetensorsCheck
-from comfyui.weights.signatures import SNIFF_BYTES, recognise
+from comfyui.weights.judge.safetensors_check import SafetensorsCheck
+from comfyui.weights.judge.signatures import SNIFF_BYTES, recognise
 
 SAFETENSORS_EXTENSIONS = (".safetensors", ".sft")
 GGUF_EXTENSIONS = (".gguf",)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from comfyui.errors import SourceError, WeightsError
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import room_errors
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Weight
-from comfyui.weights.staging import Staging
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
 from comfyui.weights.transfer.job import FileJob, Reader
 from comfyui.weights.transfer.pump import TransferOptions, transfer
-from comfyui.weights.verify import Digest, Verifier
 
 ITS_LINK = "its link"
 """The place that each file has for itself."""

@@ -17,11 +17,11 @@ from typing import Any, Self
 from comfyui.errors import EngineError, WeightsError
 from comfyui.weights.disk import require_room, room_errors, sync_folder
 from comfyui.weights.folders import TRAINING_FOLDERS, check_member_path, path_key
-from comfyui.weights.journal import Journal, JournalFile
-from comfyui.weights.layout import BLOCK, RECORD, Layout, member_header, padded, tar_length
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.manifest import Manifest, Weight
+from comfyui.weights.tar.journal import Journal, JournalFile
+from comfyui.weights.tar.layout import BLOCK, RECORD, Layout, member_header, padded, tar_length
 from comfyui.weights.transfer.target import Target
-from comfyui.weights.verify import Digest, Verifier
 
 __all__ = ["BLOCK", "RECORD", "ArchiveWriter", "member_header", "padded", "tar_length"]
 

@@ -13,20 +13,20 @@ from threading import Event
 
 from comfyui.errors import WeightsError
 from comfyui.settings import PROJECT_ROOT, Settings
+from comfyui.weights.bring.fetch import ITS_LINK, Fetch, Needed, given_up, reason
+from comfyui.weights.bring.folder_lock import folder_lock
+from comfyui.weights.bring.from_source import LinkSource
+from comfyui.weights.bring.present import full_check, judge_all, quick_check
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import require_room
-from comfyui.weights.fetch import ITS_LINK, Fetch, Needed, given_up, reason
-from comfyui.weights.folder_lock import folder_lock
-from comfyui.weights.formats import check_extension
-from comfyui.weights.from_source import LinkSource
 from comfyui.weights.http import HttpOpener
+from comfyui.weights.judge.formats import check_extension
+from comfyui.weights.judge.verify import Digest
 from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
-from comfyui.weights.present import full_check, judge_all, quick_check
-from comfyui.weights.restore import restore
+from comfyui.weights.restore.restore import restore
 from comfyui.weights.sources import NO_TOKENS, Tokens
-from comfyui.weights.staging import Staging
 from comfyui.weights.transfer.pump import TransferOptions
-from comfyui.weights.verify import Digest
 
 
 def prepare_weights(

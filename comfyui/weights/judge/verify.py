@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from comfyui.errors import WeightsError
 from comfyui.weights.folders import TRAINING_FOLDERS
-from comfyui.weights.formats import AnyBytes, structure_check
+from comfyui.weights.judge.formats import AnyBytes, structure_check
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import math
 from typing import Any, NoReturn, TypeGuard
 
 from comfyui.errors import WeightsError
-from comfyui.weights.signatures import SNIFF_BYTES, recognise
+from comfyui.weights.judge.signatures import SNIFF_BYTES, recognise
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from threading import Event
 
 from comfyui.errors import WeightsError
-from comfyui.weights.formats import structure_check
-from comfyui.weights.safetensors_check import MAX_HEADER_BYTES
-from comfyui.weights.signatures import SNIFF_BYTES
+from comfyui.weights.judge.formats import structure_check
+from comfyui.weights.judge.safetensors_check import MAX_HEADER_BYTES
+from comfyui.weights.judge.signatures import SNIFF_BYTES
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.transfer.buffers import PAGE_BYTES
 from comfyui.weights.transfer.pump import TransferStoppedError
-from comfyui.weights.verify import Digest, Verifier
 
 READ_BYTES = 1024**2
 _HASHED_AT_ONCE = min(4, os.cpu_count() or 1)

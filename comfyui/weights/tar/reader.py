@@ -15,7 +15,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 from comfyui.errors import WeightsError
 from comfyui.weights.folders import MAX_PATH_BYTES
-from comfyui.weights.layout import BLOCK, padded
+from comfyui.weights.tar.layout import BLOCK, padded
 
 MAX_PAX_BYTES = 64 * 1024
 """The longest pax header that is read: names, times and owners take a few hundred bytes."""

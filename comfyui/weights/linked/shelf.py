@@ -24,15 +24,15 @@ from types import TracebackType
 from typing import Self
 
 from comfyui.errors import StorageError, WeightsError
+from comfyui.weights.bring.fetch import reason
+from comfyui.weights.bring.present import quick_check
 from comfyui.weights.disk import part_beside, require_room, room_errors
-from comfyui.weights.fetch import reason
-from comfyui.weights.linked_index import Content, Index, Kept
-from comfyui.weights.linked_names import BY_LINK, content_name
+from comfyui.weights.judge.verify import Digest
+from comfyui.weights.linked.index import Content, Index, Kept
+from comfyui.weights.linked.names import BY_LINK, content_name
 from comfyui.weights.listener import size_text
-from comfyui.weights.present import quick_check
 from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.target import Target
-from comfyui.weights.verify import Digest
 
 INDEX_NAME = "index.json"
 _KEPT = re.compile(r"[0-9a-f]{64}")

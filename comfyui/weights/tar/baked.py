@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from comfyui.errors import ManifestError, SourceError, WeightsError
-from comfyui.weights.fetch import Fetch, Needed, reason
-from comfyui.weights.layout import BLOCK, RECORD, member_header, padded, tar_length
+from comfyui.weights.bring.fetch import Fetch, Needed, reason
+from comfyui.weights.judge.signatures import recognise
 from comfyui.weights.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from comfyui.weights.signatures import recognise
-from comfyui.weights.tar_reader import Member, TarReader
-from comfyui.weights.tar_source import RangedTar, StreamTar
+from comfyui.weights.tar.layout import BLOCK, RECORD, member_header, padded, tar_length
+from comfyui.weights.tar.reader import Member, TarReader
+from comfyui.weights.tar.source import RangedTar, StreamTar
 from comfyui.weights.transfer.faults import InterruptedPieceError, NoRangesError, PieceFault
 from comfyui.weights.transfer.job import Reader
 

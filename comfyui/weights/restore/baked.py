@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comfyui.errors import SourceError, WeightsError
-from comfyui.weights.baked_tar import (
+from comfyui.weights.bring.fetch import ITS_LINK, Fetch, Needed, given_up, reason
+from comfyui.weights.bring.from_source import LinkSource
+from comfyui.weights.bring.present import full_check, judge_all
+from comfyui.weights.bring.staging import Staging
+from comfyui.weights.disk import require_room
+from comfyui.weights.judge.formats import check_extension
+from comfyui.weights.judge.verify import Digest
+from comfyui.weights.manifest import MANIFEST_NAME, Manifest
+from comfyui.weights.restore.order import FROM_TAR, FROM_TAR_AGAIN, RestoreOrder
+from comfyui.weights.sources import NO_TOKENS
+from comfyui.weights.tar.baked import (
     Contents,
     bring_from_tar,
     contradiction,
@@ -17,18 +27,8 @@ from comfyui.weights.baked_tar import (
     read_contents,
     worth_another_look,
 )
-from comfyui.weights.disk import require_room
-from comfyui.weights.fetch import ITS_LINK, Fetch, Needed, given_up, reason
-from comfyui.weights.formats import check_extension
-from comfyui.weights.from_source import LinkSource
-from comfyui.weights.manifest import MANIFEST_NAME, Manifest
-from comfyui.weights.present import full_check, judge_all
-from comfyui.weights.restore_order import FROM_TAR, FROM_TAR_AGAIN, RestoreOrder
-from comfyui.weights.sources import NO_TOKENS
-from comfyui.weights.staging import Staging
-from comfyui.weights.tar_source import RangedTar, StreamTar, open_tar
+from comfyui.weights.tar.source import RangedTar, StreamTar, open_tar
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
-from comfyui.weights.verify import Digest
 
 
 def restore_baked(order: RestoreOrder, tar: RangedTar | StreamTar, contents: Contents, manifest: Manifest) -> None:

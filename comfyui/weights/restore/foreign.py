@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comfyui.errors import DownloadError, WeightsError
-from comfyui.weights.baked_tar import Contents, InStream, read_contents
+from comfyui.weights.bring.fetch import Fetch, Needed, given_up, reason
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import require_room
-from comfyui.weights.fetch import Fetch, Needed, given_up, reason
-from comfyui.weights.foreign_tar import ForeignNames, scan
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
-from comfyui.weights.restore_order import FROM_TAR, FROM_TAR_AGAIN, RestoreOrder
-from comfyui.weights.staging import Staging
-from comfyui.weights.tar_source import RangedTar, StreamTar
+from comfyui.weights.restore.order import FROM_TAR, FROM_TAR_AGAIN, RestoreOrder
+from comfyui.weights.tar.baked import Contents, InStream, read_contents
+from comfyui.weights.tar.foreign import ForeignNames, scan
+from comfyui.weights.tar.source import RangedTar, StreamTar
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError
 
 

@@ -1,8 +1,6 @@
-"""From the lists of links given to train() to one verified tar of weights.
+"""One attempt at one tar: the files that are known by name and size are fetched, proven and laid down.
 
-    entries ──► sources ──► what each server says of its file ──► layout ──► all ranges of all files at once ──► tar
-
-Everything that can be known to be wrong is said before the first byte is fetched. A failure anywhere leaves no tar.
+Files of known size come all at once, each at the place the layout has for it; the others follow one by one.
 """
 
 from __future__ import annotations
@@ -15,26 +13,26 @@ from pathlib import Path
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.addition import Addition
-from comfyui.weights.archive import ArchiveWriter, unfinished
+from comfyui.weights.bake.addition import Addition
+from comfyui.weights.bake.wanted import Found
 from comfyui.weights.disk import room_errors
-from comfyui.weights.folders import TRAINING_FOLDERS, workflow_use
+from comfyui.weights.folders import TRAINING_FOLDERS
 from comfyui.weights.http import HttpOpener
-from comfyui.weights.journal import JournalFile
-from comfyui.weights.layout import Place, Planned, plan_layout
+from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Manifest
-from comfyui.weights.sources import RemoteFile, Tokens
+from comfyui.weights.sources import RemoteFile
 from comfyui.weights.sources.resolve import resolve
+from comfyui.weights.tar.archive import ArchiveWriter, unfinished
+from comfyui.weights.tar.journal import JournalFile
+from comfyui.weights.tar.layout import Place, Planned, plan_layout
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
 from comfyui.weights.transfer.job import FileJob, Reader
 from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
-from comfyui.weights.verify import Digest, Verifier
-from comfyui.weights.wanted import Found, check, find, want
 
 
-class _OtherSizeError(Exception):
+class OtherSizeError(Exception):
     """The file `item` has another length than the layout was made for: everything has to be laid out anew."""
 
     def __init__(self, item: Found) -> None:
@@ -42,66 +40,7 @@ class _OtherSizeError(Exception):
         self.item = item
 
 
-def bake(
-    request: Mapping[str, str | None],
-    out: Path,
-    settings: Settings,
-    tokens: Tokens,
-    listener: Listener,
-    *,
-    allow_pickle: bool = False,
-    resume: bool = False,
-    options: TransferOptions | None = None,
-    stop: threading.Event | None = None,
-    addition: Addition | None = None,
-) -> Manifest:
-    """Fetch every link of `request` (training input → list of links) into the tar `out`; return its manifest.
-
-    `addition` goes in behind them.
-
-    With `resume`, what is fetched stays on the disk when the bake is interrupted, and the next one with the same
-    request goes on from there. Raises TrainingInputError for what must be given otherwise, DownloadError when a server
-    refuses or stays away, WeightsError when what arrives is not a whole weight file; then there is no tar.
-    """
-    options = options or TransferOptions()
-    stop = stop or threading.Event()
-    waits_s = options.policy.question_waits_s
-    with HttpOpener(settings, read_timeout_s=options.read_timeout_s) as opener:
-        wanted = want(request, settings, tokens, listener)
-        found = find(wanted, settings, opener, listener, retry_waits_s=waits_s)
-        for again in range(options.policy.restarts + 1):
-            check(found, allow_pickle=allow_pickle)
-            if addition is not None:
-                addition.check(found, opener, stop)
-            oven = _Oven(
-                found,
-                out,
-                settings,
-                opener,
-                listener,
-                options,
-                stop,
-                addition,
-                allow_pickle=allow_pickle,
-                resume=resume,
-            )
-            try:
-                manifest = oven.bake()
-                break
-            except _OtherSizeError as error:
-                if again == options.policy.restarts:
-                    shown = error.item.wanted.source.display_url
-                    raise DownloadError(
-                        f"{error.item.path} keeps changing at {shown} while it is fetched; try again later.", url=shown
-                    ) from None
-                found = find(wanted, settings, opener, listener, retry_waits_s=waits_s)
-    listener.say("In a workflow they are called:")
-    for weight in manifest.weights:
-        listener.say(f"  {workflow_use(weight.path)}")
-    return manifest
-
-
-class _Oven:
+class Oven:
     """One attempt at one tar: the layout is fixed, and so are the files' sizes."""
 
     def __init__(
@@ -132,7 +71,7 @@ class _Oven:
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
     def bake(self) -> Manifest:
-        """Fetch, prove and lay down every file. Raises _OtherSizeError where the layout cannot hold any more."""
+        """Fetch, prove and lay down every file. Raises OtherSizeError where the layout cannot hold any more."""
         layout = plan_layout(
             [Planned(item.path, item.remote.manifest_url, item.remote.size or 0) for item in self._sized],
             [
@@ -256,7 +195,7 @@ class _Oven:
         else:
             remote = item.remote
         if (remote.size, remote.name) != (item.remote.size, item.remote.name):
-            raise _OtherSizeError(item)
+            raise OtherSizeError(item)
         archive.forget(number)
         self._sized[number] = replace(item, remote=remote)
         return self._job(archive, number, self._sized[number], place)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from comfyui.weights.bake.wanted import Found
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.manifest import Weight
-from comfyui.weights.wanted import Found
 
 
 class Addition(Protocol):

@@ -3,7 +3,7 @@
     tar ──► manifest ──► what is missing ──► ranges of all files at once ──► proven ──► all renamed
                                                └─ bad ones: the tar again ──► their own links ──► an error
 
-A tar of bake is read by its manifest (`restore_baked`), any other by its headers (`restore_foreign`). A server that
+A tar of bake is read by its manifest (`baked`), any other by its headers (`foreign`). A server that
 gives no ranges sends one stream, and the files come out of it one after another.
 """
 
@@ -16,15 +16,15 @@ from threading import Event
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
 from comfyui.url_policy import display_url
-from comfyui.weights.baked_tar import read_contents
-from comfyui.weights.fetch import reason
+from comfyui.weights.bring.fetch import reason
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
-from comfyui.weights.restore_baked import restore_baked
-from comfyui.weights.restore_foreign import restore_foreign
-from comfyui.weights.restore_order import RestoreOrder
-from comfyui.weights.tar_source import Patience, open_tar
+from comfyui.weights.restore.baked import restore_baked
+from comfyui.weights.restore.foreign import restore_foreign
+from comfyui.weights.restore.order import RestoreOrder
+from comfyui.weights.tar.baked import read_contents
+from comfyui.weights.tar.source import Patience, open_tar
 from comfyui.weights.transfer.faults import ChangedSourceError, NoRangesError
 from comfyui.weights.transfer.pump import TransferOptions
 

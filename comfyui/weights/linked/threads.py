@@ -14,8 +14,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from comfyui.weights.linked import Asked, Brought, Link, LinkedWeights
-from comfyui.weights.linked_shelf import Lease
+from comfyui.weights.linked.linked import Asked, Brought, Link, LinkedWeights
+from comfyui.weights.linked.shelf import Lease
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import Tokens
 from comfyui.weights.transfer.pump import TransferStoppedError

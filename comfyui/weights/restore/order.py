@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui.settings import Settings
-from comfyui.weights.fetch import Fetch, Needed
-from comfyui.weights.folder_lock import folder_lock
+from comfyui.weights.bring.fetch import Fetch, Needed
+from comfyui.weights.bring.folder_lock import folder_lock
+from comfyui.weights.bring.staging import Staging
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.listener import Listener
-from comfyui.weights.staging import Staging
-from comfyui.weights.tar_source import Patience
+from comfyui.weights.tar.source import Patience
 from comfyui.weights.transfer.pump import TransferOptions
 
 FROM_TAR = "the tar"

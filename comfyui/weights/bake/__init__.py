@@ -1,0 +1,1 @@
+"""From lists of links to one verified tar."""

@@ -1,0 +1,1 @@
+"""Is this stream of bytes the weight file it should be? Pure."""
