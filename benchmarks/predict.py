@@ -34,7 +34,7 @@ import requests
 from benchmarks.common import bare_comfyui, spread, verdict
 from comfyui.deadline import Deadline
 from comfyui.local.cog_server import CogServer
-from comfyui.local.demo_weights import make_demo_weights
+from comfyui.local.demo.weights import make_demo_weights
 from comfyui.settings import PROJECT_ROOT, Settings
 from comfyui.workflow.check import check
 from comfyui.workflow.convert import convert, is_ui_format

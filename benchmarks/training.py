@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 from benchmarks.common import bare_comfyui, spread, verdict
 from comfyui.deadline import Deadline
 from comfyui.local.cog_server import CogServer
-from comfyui.local.demo_weights import make_demo_weights
+from comfyui.local.demo.weights import make_demo_weights
 from comfyui.local.file_server import serve_files
 from comfyui.settings import Settings
 from comfyui.training.dataset import Dataset, prepare_dataset

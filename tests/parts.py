@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from comfyui.local.demo_weights import make_demo_weights
+from comfyui.local.demo.weights import make_demo_weights
 from comfyui.settings import PROJECT_ROOT
 
 TEST_MODELS = PROJECT_ROOT / ".data" / "test-models"

@@ -15,9 +15,11 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 
 from comfyui.engine import upstream
-from comfyui.local import generate_arguments, quickstart, serve, train_lora_arguments, weights_arguments, workflow_cli
+from comfyui.local import quickstart, serve, train_lora_arguments, workflow_cli
+from comfyui.local.generate import arguments as generate_arguments
 from comfyui.local.replicate import arguments as replicate_arguments
 from comfyui.local.replicate.prices import AS_OF, PRICES
+from comfyui.local.weights import arguments as weights_arguments
 from comfyui.settings import PROJECT_ROOT
 from tests.documents import Page, code_in, read_page, user_pages
 from tests.local.replicate_standin import arguments_of

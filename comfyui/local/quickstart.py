@@ -27,8 +27,8 @@ from comfyui.engine.device import runs_on_cpu
 from comfyui.engine.upstream import ensure_upstream
 from comfyui.errors import ComfyUIModelError, EngineError, RequestError
 from comfyui.local.cog_server import CogServer
-from comfyui.local.demo_weights import make_demo_weights
-from comfyui.local.demo_workflow import with_prompt, with_seed, with_values
+from comfyui.local.demo.weights import make_demo_weights
+from comfyui.local.demo.workflow import with_prompt, with_seed, with_values
 from comfyui.local.file_server import serve_files
 from comfyui.local.paths import typed_path, typed_url_or_path
 from comfyui.local.saved_outputs import save_outputs

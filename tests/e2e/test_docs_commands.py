@@ -66,7 +66,7 @@ NOT_HERE: Mapping[str, Mapping[str, str]] = {
         f'curl -s -H "Authorization: Bearer $REPLICATE_API_TOKEN" {SITE}': SERVICE,
         "read -rs": "it runs until Ctrl-C; tests/test_webhook_receiver.py starts it",
     },
-    "examples/workflows/README.md": {".venv/bin/python -m comfyui.local.demo_weights": STAYS},
+    "examples/workflows/README.md": {".venv/bin/python -m comfyui.local.demo.weights": STAYS},
 }
 """Page → how a block begins → why it is not run."""
 BLOCKS = [block for page in user_pages() for block in page.blocks if block.language == "sh"]

@@ -22,7 +22,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageStat
 
 from comfyui.deadline import Deadline
 from comfyui.local.cog_server import CogServer, file_of_data_uri
-from comfyui.local.demo_weights import RECIPES, make_demo_weights
+from comfyui.local.demo.weights import RECIPES, make_demo_weights
 from comfyui.settings import PROJECT_ROOT
 from tests.e2e.conftest import READY_S, Served
 from tests.parts import TEST_MODELS, example

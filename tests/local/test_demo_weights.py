@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from comfyui.errors import RequestError
-from comfyui.local import demo_weights
-from comfyui.local.demo_weights import RECIPES, make_demo_weights
-from comfyui.local.tiny_layers import Layers, is_complete, save_half
+from comfyui.local.demo import weights as demo_weights
+from comfyui.local.demo.layers import Layers, is_complete, save_half
+from comfyui.local.demo.weights import RECIPES, make_demo_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [name for name in RECIPES if name != "checkpoints/tiny-sd15"]
@@ -151,7 +151,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_importing_the_module_does_not_import_torch() -> None:
-    code = "import sys, comfyui.local.demo_weights; sys.exit('torch' in sys.modules)"
+    code = "import sys, comfyui.local.demo.weights; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfyui.errors import RequestError
-from comfyui.local.demo_workflow import with_prompt, with_seed, with_values
+from comfyui.local.demo.workflow import with_prompt, with_seed, with_values
 from comfyui.settings import PROJECT_ROOT
 from comfyui.workflow.parse import Workflow, parse_workflow
 

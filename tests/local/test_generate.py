@@ -13,9 +13,9 @@ from PIL import Image
 
 from comfyui.engine.server import free_port
 from comfyui.errors import RequestError
-from comfyui.local.generate import describe, find_endpoint, link_tokens, main, read_image, summary
-from comfyui.local.generate_arguments import Options, parse_arguments
-from comfyui.local.generate_workflow import Beginning, Lora
+from comfyui.local.generate.arguments import Options, parse_arguments
+from comfyui.local.generate.generate import describe, find_endpoint, link_tokens, main, read_image, summary
+from comfyui.local.generate.workflow import Beginning, Lora
 from comfyui.local.predictions_http import Endpoint
 from comfyui.settings import Settings
 from comfyui.workflow.parse import workflow_of

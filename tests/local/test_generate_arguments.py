@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.local.generate_arguments import LOCAL_URL, Options, parse_arguments
-from comfyui.local.generate_config import MAX_SEED, LoraChoice, is_link, lora_choice
+from comfyui.local.generate.arguments import LOCAL_URL, Options, parse_arguments
+from comfyui.local.generate.config import MAX_SEED, LoraChoice, is_link, lora_choice
 from comfyui.settings import PROJECT_ROOT
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfyui.local.generate_workflow import Beginning, Lora, Picture, fitted_size, picture_workflow
+from comfyui.local.generate.workflow import Beginning, Lora, Picture, fitted_size, picture_workflow
 from comfyui.workflow.parse import Node, Workflow, workflow_of
 
 PICTURE = Picture(

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from comfyui.local.weights_arguments import flag_of, parse_arguments
+from comfyui.local.weights.arguments import flag_of, parse_arguments
 from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
 from comfyui.weights.listener import size_text

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfyui.errors import ManifestError, TrainingInputError, WeightsError
-from comfyui.local.weights_check import check_tar
+from comfyui.local.weights.check import check_tar
 from comfyui.settings import Settings
 from comfyui.weights.bake.bake import bake
 from comfyui.weights.bake.wanted import Found

@@ -12,7 +12,7 @@ from comfyui.errors import ComfyUIModelError
 from comfyui.local.replicate.arguments import parse_arguments
 from comfyui.local.replicate.environ import Service
 from comfyui.local.terminal import Console
-from comfyui.local.weights_cli import FAILED, INTERRUPTED, hear_ctrl_c
+from comfyui.local.weights.cli import FAILED, INTERRUPTED, hear_ctrl_c
 from comfyui.settings import Settings
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from comfyui.local.paths import typed_path
 from comfyui.local.replicate import flags
-from comfyui.local.weights_arguments import Commands
+from comfyui.local.weights.arguments import Commands
 from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from comfyui.local.paths import typed_path
-from comfyui.local.weights_arguments import flag_of
+from comfyui.local.weights.arguments import flag_of
 from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
 

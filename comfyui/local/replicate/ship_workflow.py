@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfyui.errors import RequestError
-from comfyui.local.demo_workflow import with_prompt, with_seed, with_values
+from comfyui.local.demo.workflow import with_prompt, with_seed, with_values
 from comfyui.local.paths import typed_path
 from comfyui.local.quickstart import EXAMPLES, REAL_SIZE
 from comfyui.local.replicate.arguments import Options

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfyui.local.generate_workflow import MIN_SIDE, SIZE_STEP
+from comfyui.local.generate.workflow import MIN_SIDE, SIZE_STEP
 from comfyui.prediction import OUTPUT_FORMATS
 from comfyui.suggest import nearest_input
 

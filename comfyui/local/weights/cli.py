@@ -21,9 +21,9 @@ from typing import Any
 
 from comfyui.errors import ComfyUIModelError, RequestError, WeightsError
 from comfyui.local.terminal import Console
-from comfyui.local.weights_arguments import Options, parse_arguments, read_list
-from comfyui.local.weights_check import Report, check_folder, check_tar
-from comfyui.local.weights_project import Project
+from comfyui.local.weights.arguments import Options, parse_arguments, read_list
+from comfyui.local.weights.check import Report, check_folder, check_tar
+from comfyui.local.weights.project import Project
 from comfyui.settings import Settings
 from comfyui.weights.bake.bake import bake
 from comfyui.weights.folders import workflow_use

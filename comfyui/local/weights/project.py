@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, WeightsError
-from comfyui.local.weights_check import extra_files
+from comfyui.local.weights.check import extra_files
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Fetch, Needed, reason
 from comfyui.weights.bring.folder_lock import folder_lock

@@ -3,8 +3,8 @@
 They are not trained and show no fox in any snow; but ComfyUI's real loaders and samplers run them, on a CPU, and the
 picture follows seed, prompt and LoRA strength. The same recipe always gives the same bytes.
 
-    python -m comfyui.local.demo_weights models            every file
-    python -m comfyui.local.demo_weights models loras/tiny-sd15-lora
+    python -m comfyui.local.demo.weights models            every file
+    python -m comfyui.local.demo.weights models loras/tiny-sd15-lora
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfyui.errors import RequestError
-from comfyui.local import tiny_models
-from comfyui.local.tiny_layers import is_complete, save_half
+from comfyui.local.demo import models as tiny_models
+from comfyui.local.demo.layers import is_complete, save_half
 
 if TYPE_CHECKING:
-    from comfyui.local.tiny_layers import Tensors
+    from comfyui.local.demo.layers import Tensors
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recipe:
 
     def metadata(self, name: str) -> dict[str, str]:
         """What the file's header says about it."""
-        return {"made_by": "comfyui.local.demo_weights", "name": name, "version": str(self.version)}
+        return {"made_by": "comfyui.local.demo.weights", "name": name, "version": str(self.version)}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -71,7 +71,7 @@ def make_demo_weights(models_dir: Path, names: Iterable[str]) -> list[Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: prints the path of each file and returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m comfyui.local.demo_weights",
+        prog="python -m comfyui.local.demo.weights",
         description="Make tiny demo weights below a models folder; files that are there already are left alone.",
     )
     parser.add_argument("models_dir", metavar="DIR", type=Path, help="the models folder; made where it is missing")

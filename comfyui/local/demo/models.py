@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from comfyui.local.tiny_coders import bell, clip_l, taesd
-from comfyui.local.tiny_layers import Layers
+from comfyui.local.demo.coders import bell, clip_l, taesd
+from comfyui.local.demo.layers import Layers
 
 if TYPE_CHECKING:
     import torch
 
-    from comfyui.local.tiny_layers import Tensors
+    from comfyui.local.demo.layers import Tensors
 
 UNET_CHANNELS = 320
 """SD 1.x is told by 320 model channels ..."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from comfyui.local.tiny_layers import Layers
+from comfyui.local.demo.layers import Layers
 
 if TYPE_CHECKING:
     import torch

@@ -21,9 +21,9 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from comfyui.errors import ComfyUIModelError, RequestError
-from comfyui.local.generate_arguments import TOKEN_VARIABLE, URL_VARIABLE, Options, parse_arguments
-from comfyui.local.generate_config import is_link
-from comfyui.local.generate_workflow import Beginning, Lora, Picture, fitted_size, picture_workflow
+from comfyui.local.generate.arguments import TOKEN_VARIABLE, URL_VARIABLE, Options, parse_arguments
+from comfyui.local.generate.config import is_link
+from comfyui.local.generate.workflow import Beginning, Lora, Picture, fitted_size, picture_workflow
 from comfyui.local.predictions_http import Endpoint, PredictionsClient
 from comfyui.local.run_display import RunDisplay
 from comfyui.local.saved_outputs import save_outputs

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfyui.local.generate_config import SETTINGS, Config, LoraChoice, lora_choice, read_count, read_seconds, read_seed
+from comfyui.local.generate.config import SETTINGS, Config, LoraChoice, lora_choice, read_count, read_seconds, read_seed
 from comfyui.local.paths import typed_path
 from comfyui.settings import PROJECT_ROOT
 

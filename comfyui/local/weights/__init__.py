@@ -1,0 +1,1 @@
+"""`scripts/weights`: bake, check and restore weights by hand, and the manifest of this project."""
