@@ -20,8 +20,7 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import IO
 
-from comfyui.errors import RequestError
-from comfyui.weights.transfer.pump import TransferStoppedError
+from comfyui.errors import RequestError, StoppedError
 
 MAX_PATH_BYTES = 1000
 MAX_PATH_PARTS = 30
@@ -72,7 +71,7 @@ def unpack(source: Path, folder: Path, given: ArchiveInput, stop: Event | None =
     """Put the files of a zip or tar below `folder`, which exists; returns their names there, in the archive's order.
 
     What desktops add by themselves is left out. Raises `given.error` for an archive that is damaged, hostile or holds
-    too much, and TransferStoppedError soon after `stop` is set; what was unpacked before that stays.
+    too much, and StoppedError soon after `stop` is set; what was unpacked before that stays.
     """
     total = 0
     names: list[str] = []
@@ -96,7 +95,7 @@ def unpack(source: Path, folder: Path, given: ArchiveInput, stop: Event | None =
                             f"{given.name} {source.name!r} unpacks to more than {given.max_total_bytes >> 30} GiB."
                         )
                     if stop is not None and stop.is_set():
-                        raise TransferStoppedError(f"Unpacking {given.name} was stopped.")
+                        raise StoppedError(f"Unpacking {given.name} was stopped.")
                     out.write(chunk)
             names.append(path.as_posix())
     return names

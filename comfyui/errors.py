@@ -12,6 +12,7 @@
     ├── StorageError                 the machine: its disk is full, or something is in the way
     ├── ExecutionError               a node failed while ComfyUI ran the workflow
     ├── DeadlineError                something took longer than it was given
+    ├── StoppedError                 somebody asked it to end
     └── EngineError                  ours: ComfyUI itself cannot be started, reached or kept alive
         └── EngineDiedError          the ComfyUI process ended
 
@@ -137,6 +138,10 @@ class DeadlineError(ComfyUIModelError):
         super().__init__(f"{doing} took longer than the {limit_s:g} s it was given.{' ' + hint if hint else ''}")
         self.doing = doing
         self.limit_s = limit_s
+
+
+class StoppedError(ComfyUIModelError):
+    """Somebody asked what was under way to end before it was done: a cancel, Ctrl-C."""
 
 
 class EngineError(ComfyUIModelError):

@@ -16,10 +16,9 @@ from threading import Event
 from typing import Any
 
 from comfyui.engine.server import EngineFolders
-from comfyui.errors import EngineError
+from comfyui.errors import EngineError, StoppedError
 from comfyui.images import STILL_SUFFIXES, ImageOptions, deliver_image
 from comfyui.metadata import IN_PLACE_SUFFIXES, changes_in_place
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.workflow.parse import Workflow
 
 TEXT_SUFFIXES = {".txt", ".csv", ".md", ".json"}
@@ -74,7 +73,7 @@ def deliver(outputs: Sequence[Output], out_dir: Path, options: ImageOptions, sto
 
     Names sort in that order and never collide: `000-<node id>-<name by ComfyUI>.<suffix>`. Still images become what
     `options` say; every other file stays as it is, but for the workflow in it: it has the person's own names again, or
-    is blank if it is not wanted. A text becomes `000-<node id>-text.txt`, in UTF-8. Raises TransferStoppedError soon
+    is blank if it is not wanted. A text becomes `000-<node id>-text.txt`, in UTF-8. Raises StoppedError soon
     after `stop` is set.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -82,7 +81,7 @@ def deliver(outputs: Sequence[Output], out_dir: Path, options: ImageOptions, sto
     digits = max(3, len(str(len(outputs) - 1)))
     for number, output in enumerate(outputs):
         if stop is not None and stop.is_set():
-            raise TransferStoppedError("Delivering the files was stopped.")
+            raise StoppedError("Delivering the files was stopped.")
         start = f"{number:0{digits}d}-{_safe(output.node_id)}"
         if isinstance(output, OutputText):
             delivered.append(_deliver_text(output.text, out_dir / f"{start}-text.txt"))

@@ -9,8 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from comfyui.errors import ComfyUIModelError
-from comfyui.weights.transfer.pump import TransferStoppedError
+from comfyui.errors import ComfyUIModelError, StoppedError
 
 Result = TypeVar("Result")
 STOP_POLL_S = 0.1
@@ -35,7 +34,7 @@ async def in_thread(work: Callable[[threading.Event], Result]) -> Result:
 def run_until(stop: threading.Event, work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end in this thread, which has no event loop yet; the other way round of `in_thread`.
 
-    Raises what it raises, and TransferStoppedError once `stop` is set and the coroutine has taken its cancel.
+    Raises what it raises, and StoppedError once `stop` is set and the coroutine has taken its cancel.
     """
 
     async def watched() -> Result:
@@ -45,7 +44,7 @@ def run_until(stop: threading.Event, work: Coroutine[Any, Any, Result]) -> Resul
             if stop.is_set() and task.cancel():
                 # What fails on the way out is not the news.
                 await asyncio.gather(task, return_exceptions=True)
-                raise TransferStoppedError("It was stopped before it was done.")
+                raise StoppedError("It was stopped before it was done.")
         return task.result()
 
     return asyncio.run(watched())

@@ -20,10 +20,9 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from comfyui.engine.server import EngineFolders
-from comfyui.errors import EngineError
+from comfyui.errors import EngineError, StoppedError
 from comfyui.images import ImageOptions
 from comfyui.outputs import Output, OutputFile, OutputText, deliver, reported_files
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.workflow.parse import Node, Workflow
 from tests.workflow.answers import SUCCESS_HISTORY
 
@@ -507,7 +506,7 @@ def test_the_workflow_in_a_video_or_sound_changes_where_it_stands(tmp_path: Path
 def test_a_stop_ends_the_delivery(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         deliver([OutputText("9", "a")], tmp_path, ImageOptions("webp", 95), stop)
     assert list(tmp_path.iterdir()) == []
 

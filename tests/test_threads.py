@@ -8,9 +8,8 @@ import threading
 
 import pytest
 
-from comfyui.errors import EngineError
+from comfyui.errors import EngineError, StoppedError
 from comfyui.threads import in_this_context, in_thread
-from comfyui.weights.transfer.pump import TransferStoppedError
 
 
 async def test_the_result_and_the_error_of_the_work_come_back() -> None:
@@ -30,7 +29,7 @@ async def test_a_cancel_waits_until_the_work_has_cleaned_up() -> None:
         begun.set()
         stop.wait()
         cleaned.set()
-        raise TransferStoppedError("stopped")
+        raise StoppedError("stopped")
 
     task = asyncio.ensure_future(in_thread(work))
     await asyncio.to_thread(begun.wait)

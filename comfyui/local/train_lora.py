@@ -25,7 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from comfyui.engine.engine import new_run_dir
 from comfyui.engine.upstream import ensure_upstream
-from comfyui.errors import ComfyUIModelError, RequestError
+from comfyui.errors import ComfyUIModelError, RequestError, StoppedError
 from comfyui.local.terminal import Console, can_draw
 from comfyui.local.train_lora_arguments import Options, parse_arguments
 from comfyui.settings import Settings
@@ -44,7 +44,6 @@ from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SA
 from comfyui.weights.judge.verify import Verifier
 from comfyui.weights.manifest import Weight
 from comfyui.weights.sources import RemoteFile, Tokens
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.readers import FileReader
 
 CHUNK_BYTES = 1024**2
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Options, settings: Settings, stop: Event) -> list[Path]:
     """Do it all; returns the paths of the LoRA and of the folder beside it. Raises the errors of comfyui.errors, and
-    TransferStoppedError once `stop` is set.
+    StoppedError once `stop` is set.
     """
     papers = options.out.with_name(f"{options.out.stem}-training")
     for path in (options.out, papers):
@@ -198,7 +197,7 @@ class _Work:
         with checkpoint.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 if self._stop.is_set():
-                    raise TransferStoppedError("The training was stopped.")
+                    raise StoppedError("The training was stopped.")
                 verifier.feed(chunk)
         link = self._settings.models_dir / path
         link.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def train_and_bake(
     """Train the LoRA on a checkpoint of `request`, and bake both, and all else in `request`, into the tar `out`.
 
     `say` takes lines for the person who waits, `log` what ComfyUI prints while it starts; both from any thread. Raises
-    as `bake` and `train_lora` do, TransferStoppedError once `stop` is set; then there is no tar.
+    as `bake` and `train_lora` do, StoppedError once `stop` is set; then there is no tar.
     """
     check_upstream(settings)
     parameters = call.parameters

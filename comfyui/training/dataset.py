@@ -22,14 +22,13 @@ from threading import Event
 from PIL import Image, ImageOps
 
 from comfyui.archives import ArchiveInput, archive_suffix, unpack
-from comfyui.errors import StorageError, TrainingInputError
+from comfyui.errors import StoppedError, StorageError, TrainingInputError
 from comfyui.training.captions import Caption, find_captions, with_trigger_word
 from comfyui.training.fitting import check_fit, fitted_size
 from comfyui.training.pictures import TAKEN, read_picture
 from comfyui.training.remarks import INPUT_NAME, Remark, Skipped, grouped, listed, problem, refuse, shown
 from comfyui.training.source_files import IMAGE_SUFFIXES, MAX_FILES, REFUSED_SUFFIXES, SourceFile, list_files
 from comfyui.weights.disk import room_errors
-from comfyui.weights.transfer.pump import TransferStoppedError
 
 MAX_TOTAL_BYTES = 8 * 1024**3
 MAX_REPEATS = 1000
@@ -98,7 +97,7 @@ def prepare_dataset(
     none (`captions` has the rules).
 
     Raises TrainingInputError with all problems at once, StorageError for a full disk or an `out_dir` in use, and
-    TransferStoppedError once `stop` is set; nothing is in `out_dir` then.
+    StoppedError once `stop` is set; nothing is in `out_dir` then.
     """
     check_fit(resolution, fit)
     _require_empty(out_dir)
@@ -213,7 +212,7 @@ class _Preparation:
         images: list[TrainingImage] = []
         for file in pictures:
             if self._stop.is_set():
-                raise TransferStoppedError("It was stopped while the pictures were read.")
+                raise StoppedError("It was stopped while the pictures were read.")
             try:
                 subject = _subject(file)
                 if subject.repeats:

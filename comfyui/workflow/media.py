@@ -31,7 +31,7 @@ def place_input_file(source: Path, input_dir: Path, stop: Event | None = None) -
     """Put `source` into ComfyUI's input folder; returns the names by which nodes find what is there, sorted.
 
     Raises InputFileError for a type that is not taken, a damaged archive, or a hostile member of one, and
-    TransferStoppedError soon after `stop` is set.
+    StoppedError soon after `stop` is set.
     """
     suffix = source.suffix.lower() if source.suffix.lower() in MEDIA_SUFFIXES | ARCHIVE_SUFFIXES else _sniff(source)
     input_dir.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from comfyui.errors import ComfyUIModelError, DownloadError, TrainingInputError, WeightsError
+from comfyui.errors import ComfyUIModelError, DownloadError, StoppedError, TrainingInputError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights import listener
 from comfyui.weights.bake.bake import bake
@@ -24,7 +24,7 @@ from comfyui.weights.folders import TRAINING_INPUTS
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import NO_TOKENS, Tokens
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
+from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.retry import RetryPolicy
 from tests.weights.civitai_standin import GOOD as SITE_TOKEN
 from tests.weights.civitai_standin import CivitaiStandin, File, Version
@@ -225,7 +225,7 @@ def test_a_stop_leaves_nothing(faulty: FaultServer, settings: Settings, out: Pat
         url = faulty.put("/b.safetensors", B, ranges=length, length=length)
         stop = threading.Event()
         threading.Timer(0.2, stop.set).start()
-        with pytest.raises(TransferStoppedError):
+        with pytest.raises(StoppedError):
             run({"loras": url}, out, settings, stop=stop)
         assert nothing_left(out)
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from comfyui.errors import EngineError
+from comfyui.errors import EngineError, StoppedError
 from comfyui.settings import Settings
 from comfyui.weights.bake.bake import bake
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import NO_TOKENS
 from comfyui.weights.tar import journal
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
+from comfyui.weights.transfer.pump import TransferOptions
 from tests.weights.fault_server import Fault, FaultServer
 from tests.weights.forking import ForkingProcess
 from tests.weights.samples import Report, files_below, safetensors, sha256
@@ -98,7 +98,7 @@ def interrupted(server: FaultServer, settings: Settings, out: Path, monkeypatch:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with pytest.raises(TransferStoppedError, match="run it again to go on"):
+    with pytest.raises(StoppedError, match="run it again to go on"):
         run(links(server, stream=False), out, settings, stop)
     watcher.join()
     server.sent = 0
@@ -209,7 +209,7 @@ def test_a_version_that_came_and_went_is_not_mixed_in(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         run({"loras": url}, out, settings, stop)
     watcher.join()
     assert served.version == 1
@@ -228,7 +228,7 @@ def test_two_at_once(throttled: FaultServer, settings: Settings, tmp_path: Path)
     def first() -> None:
         try:
             run(request, out, settings, stop)
-        except TransferStoppedError as error:
+        except StoppedError as error:
             errors.append(error)
 
     thread = threading.Thread(target=first)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.errors import ManifestError, StorageError, WeightsError
+from comfyui.errors import ManifestError, StoppedError, StorageError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.present import quick_check
 from comfyui.weights.judge.verify import Digest
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
 from comfyui.weights.restore.image_weights import ensure_weights, prepare_weights
-from comfyui.weights.transfer.pump import TransferStoppedError
 from tests.weights.samples import safetensors, sha256, with_header
 from tests.weights.tars import IMPATIENT, Lines, RangeServer, baked, flipped, on_disk
 
@@ -174,7 +173,7 @@ def test_pickles_can_be_refused(ensure: Ensure, settings: Settings) -> None:
 def test_stop_and_a_folder_in_the_way(ensure: Ensure, settings: Settings) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         ensure(stop=stop)
     (settings.models_dir / PATHS[0]).mkdir(parents=True)
     with pytest.raises(StorageError, match="a folder has its name"):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, StorageError, WeightsError
+from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, StoppedError, StorageError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.linked import linked
 from comfyui.weights.linked.linked import Asked, Brought, Link, LinkedWeights
 from comfyui.weights.linked.shelf import Lease, Spot
 from comfyui.weights.sources import NO_TOKENS, Tokens
-from comfyui.weights.transfer.pump import TransferStoppedError
 from tests.weights.civitai_standin import CivitaiStandin, File, Version
 from tests.weights.file_server import FileServer
 from tests.weights.hugging_face_standin import GOOD, NO_ACCESS, HuggingFaceStandin, Repo
@@ -403,7 +402,7 @@ def test_a_stream_without_a_length_is_stopped(predictions: Predictions, server: 
         def advance(self, path: str, count: int) -> None:
             stop.set()
 
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         predictions.weights.bring(asked, predictions.weights.lease(), Stopping(), stop)
     assert predictions.kept == []
 
@@ -522,7 +521,7 @@ def test_a_stopped_fetch_leaves_nothing_and_the_next_one_takes_over(
         second = pool.submit(predictions.bring, url)
         start = time.monotonic()
         stop.set()
-        with pytest.raises(TransferStoppedError):
+        with pytest.raises(StoppedError):
             first.result(20)
         assert time.monotonic() - start < 5
         assert predictions.read(second.result(20)) == FILE
@@ -534,7 +533,7 @@ def test_a_lease_that_ended_takes_nothing_more(predictions: Predictions, storage
     lease = predictions.weights.lease()
     lease.close()
     for _ in range(2):
-        with pytest.raises(TransferStoppedError):
+        with pytest.raises(StoppedError):
             predictions.weights.bring(asked, lease, predictions.lines, threading.Event())
     assert files_below(predictions.settings.models_dir) == []
     assert not predictions.bring(storage.url + "/a.safetensors").fetched
@@ -587,5 +586,5 @@ def test_the_slots_wait_for_each_other(
         predictions.weights._slots.acquire()
     asked = predictions.ask(storage.put("/a.safetensors", FILE))
     stop.set()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         predictions.weights.bring(asked, predictions.weights.lease(), predictions.lines, stop)

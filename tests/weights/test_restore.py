@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.errors import DownloadError, RequestError, StorageError, WeightsError
+from comfyui.errors import DownloadError, RequestError, StoppedError, StorageError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bake.bake import bake
 from comfyui.weights.bring import folder_lock
 from comfyui.weights.restore.restore import read_manifest, restore
 from comfyui.weights.sources import NO_TOKENS
 from comfyui.weights.tar.layout import member_header
-from comfyui.weights.transfer.pump import TransferStoppedError
 from tests.weights.samples import safetensors
 from tests.weights.tars import IMPATIENT, Asked, Lines, RangeServer, baked, flipped, on_disk
 
@@ -467,7 +466,7 @@ def test_stop(storage: RangeServer, settings: Settings, tar: Path, where: str) -
     if where == "path":
         stop.set()
     start = time.monotonic()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         restore(str(tar) if where == "path" else url, settings.models_dir, settings, Lines(), stop, options=IMPATIENT)
     assert time.monotonic() - start < 4
     assert on_disk(settings.models_dir) == {}
@@ -477,7 +476,7 @@ def test_stop_while_a_server_is_away(settings: Settings) -> None:
     stop = threading.Event()
     patient = replace(IMPATIENT, policy=replace(IMPATIENT.policy, first_wait_s=60.0, longest_wait_s=60.0))
     threading.Timer(0.2, stop.set).start()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         restore("http://127.0.0.1:9/w.tar", settings.models_dir, settings, Lines(), stop, options=patient)
 
 
@@ -546,7 +545,7 @@ def test_a_lock_that_is_held(settings: Settings, tar: Path, run: Restore, monkey
         fcntl.flock(handle, fcntl.LOCK_EX)
         stop = threading.Event()
         threading.Timer(0.2, stop.set).start()
-        with pytest.raises(TransferStoppedError, match="waited for another one"):
+        with pytest.raises(StoppedError, match="waited for another one"):
             run(tar, stop=stop)
         take = folder_lock._take
         monkeypatch.setattr(

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from comfyui.errors import DownloadError, WeightsError
+from comfyui.errors import DownloadError, StoppedError, WeightsError
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.transfer import pump
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError
 from comfyui.weights.transfer.job import FileJob, cut
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, in_turn, transfer
+from comfyui.weights.transfer.pump import TransferOptions, in_turn, transfer
 from comfyui.weights.transfer.retry import RetryPolicy
 from comfyui.weights.transfer.target import Target
 from tests.weights.samples import safetensors, sha256
@@ -410,9 +410,9 @@ def test_stop(target: Target) -> None:
         time.sleep(0.005)
 
     one = job(FakeReader(safetensors(1, 200 * PIECE), behave), target)
-    with pytest.raises(TransferStoppedError, match="run it again to go on"):
+    with pytest.raises(StoppedError, match="run it again to go on"):
         transfer([one], OPTIONS, stop=stop)
-    assert isinstance(one.error, TransferStoppedError)
+    assert isinstance(one.error, StoppedError)
     assert len(reads) < 200
 
 
@@ -424,7 +424,7 @@ def test_stop_ends_a_long_wait(target: Target) -> None:
         raise InterruptedPieceError("busy", retry_after_s=100.0)
 
     began = time.monotonic()
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         transfer(
             [job(FakeReader(safetensors(1, 9)), target), job(FakeReader(safetensors(1, 9), behave), target)],
             OPTIONS,
@@ -448,7 +448,7 @@ def test_ctrl_c_leaves_nobody_writing(target: Target, ctrl_c: Callable[[], None]
     with pytest.raises(KeyboardInterrupt):
         transfer([one], OPTIONS)
     before = hashlib.sha256(target.path.read_bytes()).digest()
-    assert isinstance(one.error, TransferStoppedError)
+    assert isinstance(one.error, StoppedError)
     time.sleep(0.1)
     assert hashlib.sha256(target.path.read_bytes()).digest() == before
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfyui.errors import InputFileError
-from comfyui.weights.transfer.pump import TransferStoppedError
+from comfyui.errors import InputFileError, StoppedError
 from comfyui.workflow import media
 from comfyui.workflow.media import place_input_file
 
@@ -158,7 +157,7 @@ def test_a_stop_ends_the_unpacking(tmp_path: Path, input_dir: Path) -> None:
             self.set()
             return asked
 
-    with pytest.raises(TransferStoppedError):
+    with pytest.raises(StoppedError):
         place_input_file(make_zip(tmp_path / "a.zip", FILES), input_dir, StopAfter())
     assert [content for content in files_below(input_dir).values() if content] == [FILES["a.png"]]
 

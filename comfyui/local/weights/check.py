@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from comfyui.errors import RequestError, WeightsError
+from comfyui.errors import RequestError, StoppedError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Needed
 from comfyui.weights.folders import path_key
@@ -26,7 +26,6 @@ from comfyui.weights.manifest import MANIFEST_NAME, Manifest
 from comfyui.weights.tar.baked import Contents, end_fault, header_fault, read_contents
 from comfyui.weights.tar.layout import member_header, padded
 from comfyui.weights.tar.source import Patience, RangedTar, open_tar
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.retry import RetryPolicy
 
 READ_BYTES = 4 * 1024**2
@@ -154,7 +153,7 @@ def _check(files: Sequence[_File], listener: Listener, stop: Event, problems: Se
             verifier = Verifier(file.path, allow_pickle=True, expected=file.expected)
             for chunk in file.chunks():
                 if stop.is_set():
-                    raise TransferStoppedError("The check was stopped.")
+                    raise StoppedError("The check was stopped.")
                 verifier.feed(chunk)
                 listener.advance(file.path, len(chunk))
             digest = verifier.finish()

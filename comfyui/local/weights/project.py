@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, WeightsError
+from comfyui.errors import ComfyUIModelError, DownloadError, RequestError, StoppedError, WeightsError
 from comfyui.local.weights.check import extra_files
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Fetch, Needed, reason
@@ -32,7 +32,7 @@ from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.transfer.faults import InterruptedPieceError
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
+from comfyui.weights.transfer.pump import TransferOptions
 from comfyui.weights.transfer.readers import stream_chunks
 
 _INPUT_OF = {folder: name for name, folder in TRAINING_INPUTS.items()}
@@ -191,7 +191,7 @@ def _stream(
         try:
             for chunk in stream_chunks(opener, remote.source, remote.url):
                 if stop.is_set():
-                    raise TransferStoppedError("The transfer was stopped.")
+                    raise StoppedError("The transfer was stopped.")
                 verifier.feed(chunk)
                 target.write(position, memoryview(chunk))
                 position += len(chunk)

@@ -33,5 +33,5 @@ class Addition(Protocol):
     def make(self, tar: Path, weights: Sequence[Weight], stop: threading.Event) -> Mapping[str, bytes]:
         """The bytes of each of its members. `tar` is the unfinished tar, in which `weights` lie at their offsets.
 
-        This and `check` end early, with TransferStoppedError, once `stop` is set.
+        This and `check` end early, with StoppedError, once `stop` is set.
         """

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
+from comfyui.errors import ComfyUIModelError, DownloadError, StoppedError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bake.addition import Addition
 from comfyui.weights.bake.wanted import Found
@@ -28,7 +28,7 @@ from comfyui.weights.tar.journal import JournalFile
 from comfyui.weights.tar.layout import Place, Planned, plan_layout
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
 from comfyui.weights.transfer.job import FileJob, Reader
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
+from comfyui.weights.transfer.pump import TransferOptions, transfer
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
 
 
@@ -230,7 +230,7 @@ class Oven:
         try:
             for chunk in chunks:
                 if self._stop.is_set():
-                    raise TransferStoppedError("The transfer was stopped; run it again to go on.")
+                    raise StoppedError("The transfer was stopped; run it again to go on.")
                 count += len(chunk)
                 self._listener.advance(path, len(chunk))
                 yield chunk

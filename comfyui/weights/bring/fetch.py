@@ -81,7 +81,7 @@ class Fetch:
         """Bring the files from `place` (words for people); returns those that failed, each with its error.
 
         `reader_of` may raise what a reader raises. With `one_stream` the files come one after another, in their order.
-        Raises StorageError when this machine is at fault, TransferStoppedError once stopped.
+        Raises StorageError when this machine is at fault, StoppedError once stopped.
         """
         options = replace(self.options, connections=1) if one_stream else self.options
         files = list(needed)

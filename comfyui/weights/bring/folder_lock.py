@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from comfyui.errors import StorageError
+from comfyui.errors import StoppedError, StorageError
 from comfyui.weights.listener import Listener
-from comfyui.weights.transfer.pump import TransferStoppedError
 
 LOCK_WAIT_S = 3600.0
 """How long a restore waits for another one, which may be fetching many GB."""
@@ -26,7 +25,7 @@ _LOOK_AGAIN_S = 0.1
 def folder_lock(folder: Path, listener: Listener, stop: Event, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold the lock on `folder`, which must exist; waits for whoever has it.
 
-    Raises StorageError after `wait_s` seconds, TransferStoppedError once `stop` is set.
+    Raises StorageError after `wait_s` seconds, StoppedError once `stop` is set.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -60,4 +59,4 @@ def _take(handle: int, folder: Path, listener: Listener, stop: Event, wait_s: fl
             listener.say(f"another process is writing weights into {folder}; waiting for it")
             waiting = True
         if stop.wait(_LOOK_AGAIN_S):
-            raise TransferStoppedError("The restore was stopped while it waited for another one.")
+            raise StoppedError("The restore was stopped while it waited for another one.")

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-from comfyui.errors import WeightsError
+from comfyui.errors import StoppedError, WeightsError
 from comfyui.weights.judge.formats import structure_check
 from comfyui.weights.judge.safetensors_check import MAX_HEADER_BYTES
 from comfyui.weights.judge.signatures import SNIFF_BYTES
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.transfer.buffers import PAGE_BYTES
-from comfyui.weights.transfer.pump import TransferStoppedError
 
 READ_BYTES = 1024**2
 _HASHED_AT_ONCE = min(4, os.cpu_count() or 1)
@@ -49,7 +48,7 @@ def full_check(stop: Event, *, allow_pickle: bool) -> Callable[[str, Digest, Pat
         verifier = Verifier(path, allow_pickle=allow_pickle, expected=expected)
         for chunk in _chunks(file):
             if stop.is_set():
-                raise TransferStoppedError("The check of the weights was stopped.")
+                raise StoppedError("The check of the weights was stopped.")
             verifier.feed(chunk)
         verifier.finish()
 

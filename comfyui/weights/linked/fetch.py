@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from threading import Event
 
-from comfyui.errors import DownloadError, WeightsError
+from comfyui.errors import DownloadError, StoppedError, WeightsError
 from comfyui.weights.bring.fetch import reason
 from comfyui.weights.disk import MIB, room_errors
 from comfyui.weights.http import HttpOpener
@@ -16,7 +16,7 @@ from comfyui.weights.listener import Listener
 from comfyui.weights.sources import RemoteFile
 from comfyui.weights.transfer.faults import InterruptedPieceError, NoRangesError
 from comfyui.weights.transfer.job import FileJob, Reader
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError, transfer
+from comfyui.weights.transfer.pump import TransferOptions, transfer
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader, stream_chunks
 
 GROW_BYTES = 256 * MIB
@@ -49,7 +49,7 @@ class LinkFetch:
         """All bytes of the file, proven.
 
         Raises DownloadError, WeightsError or StorageError for what nothing helps against, ChangedSourceError when the
-        link must be asked again, TransferStoppedError once stopped.
+        link must be asked again, StoppedError once stopped.
         """
         wrong, said = False, "its server gives no ranges"
         for again in range(self._options.policy.restarts + 1):
@@ -101,7 +101,7 @@ class LinkFetch:
         try:
             for chunk in stream_chunks(self._opener, remote.source, remote.url):
                 if self._stop.is_set():
-                    raise TransferStoppedError("The transfer was stopped; run it again to go on.")
+                    raise StoppedError("The transfer was stopped; run it again to go on.")
                 if size + len(chunk) > self._part.reserved:
                     more = max(len(chunk), min(size, GROW_BYTES))
                     self._part.reserve(size + more, self._listener.say)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from threading import Event
 
-from comfyui.errors import DownloadError, RequestError, StorageError, WeightsError
+from comfyui.errors import DownloadError, RequestError, StoppedError, StorageError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.http import HttpOpener
 from comfyui.weights.judge.formats import PICKLE_EXTENSIONS, check_extension
@@ -28,7 +28,7 @@ from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.transfer.faults import ChangedSourceError
-from comfyui.weights.transfer.pump import TransferOptions, TransferStoppedError
+from comfyui.weights.transfer.pump import TransferOptions
 
 FETCHES_AT_ONCE = 2
 """Each has connections and buffers of its own."""
@@ -152,7 +152,7 @@ class LinkedWeights:
     def bring(self, asked: Asked, lease: Lease, listener: Listener, stop: Event) -> Brought:
         """See that the file is there, for as long as the lease is open; two who want the same file fetch it once.
 
-        Raises as `ask` does, and TransferStoppedError once `stop` is set; then nothing half fetched is left.
+        Raises as `ask` does, and StoppedError once `stop` is set; then nothing half fetched is left.
         """
         started = time.monotonic()
         for _ in range(self._options.policy.restarts + 1):
@@ -245,12 +245,12 @@ class LinkedWeights:
 def _wait(acquire: Callable[..., bool], stop: Event) -> None:
     while not acquire(timeout=WATCH_S):
         if stop.is_set():
-            raise TransferStoppedError("The prediction that wanted these weights has ended.")
+            raise StoppedError("The prediction that wanted these weights has ended.")
 
 
 def _rest(stop: Event, seconds: float) -> None:
     if stop.wait(seconds):
-        raise TransferStoppedError("The prediction that wanted these weights has ended.")
+        raise StoppedError("The prediction that wanted these weights has ended.")
 
 
 def _check_given(asked: Asked, seen: str) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from comfyui.errors import StorageError, WeightsError
+from comfyui.errors import StoppedError, StorageError, WeightsError
 from comfyui.weights.bring.fetch import reason
 from comfyui.weights.bring.present import quick_check
 from comfyui.weights.disk import part_beside, require_room, room_errors
@@ -31,7 +31,6 @@ from comfyui.weights.judge.verify import Digest
 from comfyui.weights.linked.index import Content, Index, Kept
 from comfyui.weights.linked.names import BY_LINK, content_name
 from comfyui.weights.listener import size_text
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.target import Target
 
 INDEX_NAME = "index.json"
@@ -236,7 +235,7 @@ class Shelf:
     def _show(self, kept: Kept, spot: Spot, lease: Lease) -> str:
         """Let the file appear in its model folder; returns its name there."""
         if lease.closed:
-            raise TransferStoppedError("The prediction that wanted these weights has ended.")
+            raise StoppedError("The prediction that wanted these weights has ended.")
         for whole in (False, True):
             name = f"{BY_LINK}/{self._own}/{content_name(spot.name, kept.sha256, whole=whole)}"
             path = self._models_dir / spot.folder / name

@@ -14,11 +14,11 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from comfyui.errors import StoppedError
 from comfyui.weights.linked.linked import Asked, Brought, Link, LinkedWeights
 from comfyui.weights.linked.shelf import Lease
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.sources import Tokens
-from comfyui.weights.transfer.pump import TransferStoppedError
 
 AT_ONCE = 8
 LINES_EVERY_S = 0.2
@@ -115,6 +115,6 @@ def _without_failures(results: Mapping[Link, T | Exception]) -> dict[Link, T]:
     failures = {link: result for link, result in results.items() if isinstance(result, Exception)}
     if failures:
         # Those that were only stopped are not to blame.
-        to_blame = {link: error for link, error in failures.items() if not isinstance(error, TransferStoppedError)}
+        to_blame = {link: error for link, error in failures.items() if not isinstance(error, StoppedError)}
         raise LinksFailedError(to_blame or failures)
     return {link: result for link, result in results.items() if not isinstance(result, Exception)}

@@ -63,7 +63,7 @@ def ensure_weights(
 
     `full` hashes them, else their size and structure is looked at; None leaves it to WEIGHTS_VERIFY. `allow_pickle` is
     on because whoever wrote the manifest chose its files, each with its SHA-256. Raises WeightsError for a file that
-    cannot be had right, StorageError when this machine cannot hold it, TransferStoppedError once `stop` is set; then no
+    cannot be had right, StorageError when this machine cannot hold it, StoppedError once `stop` is set; then no
     file has come or changed under a final name.
     """
     full = settings.weights_verify == "full" if full is None else full

@@ -44,7 +44,7 @@ def restore(
     The manifest of a tar that bake did not make is what was found in it. `allow_pickle` is on because a tar has pickles
     only if whoever baked it asked for them. Raises WeightsError or ManifestError for what is not whole and true and
     cannot be healed, DownloadError for a link, RequestError for a location that is no file, StorageError when this
-    machine cannot hold the files, and TransferStoppedError once `stop` is set; then no file has come or changed under a
+    machine cannot hold the files, and StoppedError once `stop` is set; then no file has come or changed under a
     final name.
     """
     options = options or TransferOptions()

@@ -11,7 +11,7 @@ from threading import Event
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from comfyui.errors import DownloadError, RequestError
+from comfyui.errors import DownloadError, RequestError, StoppedError
 from comfyui.url_policy import display_url
 from comfyui.weights.http import REQUEST_FAILURES, HttpOpener
 from comfyui.weights.sources import plain
@@ -19,7 +19,6 @@ from comfyui.weights.sources.probe import probe
 from comfyui.weights.tar.reader import TarReader
 from comfyui.weights.transfer.faults import InterruptedPieceError
 from comfyui.weights.transfer.job import Reader
-from comfyui.weights.transfer.pump import TransferStoppedError
 from comfyui.weights.transfer.readers import BUSY, FileReader, RangeReader, RemoteObject, stream_chunks
 from comfyui.weights.transfer.retry import RetryPolicy
 
@@ -49,7 +48,7 @@ class Patience:
         """What `action` returns, tried again while the network or the server fails in a way that may pass.
 
         As long as `progress` grows, it is tried for ever. Raises DownloadError when the failure does not pass,
-        TransferStoppedError once stopped.
+        StoppedError once stopped.
         """
         attempt, before = 0, progress()
         while True:
@@ -76,14 +75,14 @@ class Patience:
             self.wait(attempt, wish_s)
 
     def wait(self, attempt: int, wish_s: float | None = None) -> None:
-        """Wait before the next attempt. Raises TransferStoppedError once stopped."""
+        """Wait before the next attempt. Raises StoppedError once stopped."""
         self.stop.wait(self.policy.wait_s(attempt, wish_s, self._random))
         self.check_stop()
 
     def check_stop(self) -> None:
-        """Raises TransferStoppedError once stopped."""
+        """Raises StoppedError once stopped."""
         if self.stop.is_set():
-            raise TransferStoppedError("The restore was stopped; nothing of it is left.")
+            raise StoppedError("The restore was stopped; nothing of it is left.")
 
 
 class RangedTar:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
+from comfyui.errors import DownloadError, StoppedError, WeightsError
 from comfyui.weights.http import READ_TIMEOUT_S
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import InterruptedPieceError, PieceFault
@@ -32,10 +32,6 @@ HASHED_AT_ONCE = 2
 """Files on their way at once: one core hashes slower than a good disk and network deliver."""
 WATCH_S = 0.1
 LEAVE_WORKERS_S = 0.5
-
-
-class TransferStoppedError(ComfyUIModelError):
-    """Somebody asked the transfer to end before it was done."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def transfer(
     `fatal` says which error of a job ends all others and is raised. Unless it is given, `fail_fast` makes every one
     fatal but a PieceFault, which the owner of the job may answer by beginning it again. From worker threads, `progress`
     gets bytes as they come (negative ones where work was in vain), `note` a line for each trouble that was overcome,
-    `proven` each job that got its digest. Raises TransferStoppedError once `stop` is set, and whatever ends the wait
+    `proven` each job that got its digest. Raises StoppedError once `stop` is set, and whatever ends the wait
     (Ctrl-C). Afterwards no worker writes any more.
     """
 
@@ -150,7 +146,7 @@ class _Pump:
             # A failure first: the job that failed may have been the last one.
             while self._failure is None and not all(job.finished for job in self._jobs):
                 if self._outer_stop.is_set():
-                    raise TransferStoppedError("The transfer was stopped; run it again to go on.")
+                    raise StoppedError("The transfer was stopped; run it again to go on.")
                 self._wake.wait(WATCH_S)
                 self._wake.clear()
         finally:
@@ -162,7 +158,7 @@ class _Pump:
                     worker.join(max(0.0, end - time.monotonic()))
             for job in self._jobs:
                 if not job.finished:
-                    job.fail(TransferStoppedError("The transfer ended before this file was done."))
+                    job.fail(StoppedError("The transfer ended before this file was done."))
                 job.wait_until_still()
         if self._failure is not None:
             raise self._failure
