@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,17 @@ def example(name: str, **values: Any) -> dict[str, Any]:
     for node in workflow.values():
         node["inputs"].update({key: value for key, value in values.items() if key in node["inputs"]})
     return workflow
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Stands for a disk that takes no more: what this process writes to a file beyond `size` bytes fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 EMPTY_IMAGE = {

@@ -250,6 +250,9 @@ def _write(trained: TrainedLora, out: Path, papers: Path) -> None:
     papers.mkdir(exist_ok=True)
     with room_errors(out.parent, out.name, f"{len(trained.data)} bytes"):
         write_whole(out, trained.data)
+        for old in papers.glob("sample_*.png"):
+            # One of a LoRA that was here before would pass for this one's.
+            old.unlink()
         for name, data in trained.papers.items():
             (papers / name).write_bytes(data)
 

@@ -28,7 +28,7 @@ from comfyui.training.links import Links, base_of, probe, staging
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import Report
 from comfyui.training.tensors import Tensor, read_tensors
-from comfyui.training.trainer import Base, Existing, TrainedLora, paper_names, train_lora
+from comfyui.training.trainer import UNPROVEN_CHARS, Base, Existing, TrainedLora, paper_names, train_lora
 from comfyui.weights.bake.wanted import Found
 from comfyui.weights.bring.fetch import Needed, given_up
 from comfyui.weights.disk import require_room
@@ -94,15 +94,15 @@ class LoraInTar:
 
     @property
     def members(self) -> Sequence[str]:
-        """The papers, then the LoRA."""
+        """The papers, then the LoRA. Samples that could not be made are not among what is made."""
         parameters = self._order.parameters
         return [*(f"training/{name}" for name in paper_names(parameters)), f"loras/{parameters.file_name}"]
 
     @property
     def record_bytes(self) -> int:
-        """Parameters and the sample's prompt, and room for the rest: digests, names, numbers."""
+        """Parameters and the sample's prompt, and room for the rest: digests, names, numbers, why it is not proven."""
         known = [self._order.parameters.as_dict(), self._order.dataset.images[0].caption]
-        return 2 * len(json.dumps(known, ensure_ascii=False).encode()) + 4096
+        return 2 * len(json.dumps(known, ensure_ascii=False).encode()) + 4096 + 6 * UNPROVEN_CHARS
 
     @property
     def record(self) -> Mapping[str, Any]:

@@ -32,6 +32,10 @@ _VISIBLE = 2
 """A pixel that changed by fewer levels of 255 may have been rounded otherwise."""
 
 
+class DisprovenError(EngineError):
+    """A LoRA was run, and does not do what a LoRA does."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """PNGs of the same seed and prompt, without and with the LoRA, and by how much they differ: the mean over all
@@ -86,7 +90,9 @@ async def prove(
     patience: Patience,
     report: Report,
 ) -> Samples:
-    """Run the LoRA once. Raises EngineError when a key of it finds no layer, or it changes nothing."""
+    """Run the LoRA once. Raises DisprovenError when a key of it finds no layer, or it changes nothing, and as
+    `run_graph` does when that cannot be found out.
+    """
     lost: list[str] = []
 
     def observe(item: Event | LogLine) -> None:
@@ -96,7 +102,7 @@ async def prove(
     report.say("Proving the LoRA: the same picture without it and with it")
     entry = await run_graph(engine, sample_graph(checkpoint, lora, prompt, parameters), patience, observe)
     if lost:
-        raise EngineError(
+        raise DisprovenError(
             f"The trained LoRA does not fit its own checkpoint: {len(lost)} of its keys find no layer, {lost[0]} first."
             " This ComfyUI trains LoRAs for this kind of checkpoint that it cannot load; use another kind."
         )
@@ -117,7 +123,7 @@ async def sample(
 def _compare(without: Path, with_lora: Path) -> Samples:
     change = np.abs(_pixels(without) - _pixels(with_lora))
     if int(change.max()) < _VISIBLE:
-        raise EngineError(
+        raise DisprovenError(
             "The trained LoRA changes nothing: the picture with it at strength 1 is the one without it. Train it for "
             "more steps, or with a larger learning_rate."
         )

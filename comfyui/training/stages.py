@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from comfyui.engine.engine import Engine
-from comfyui.errors import EngineError, TrainingInputError
+from comfyui.errors import EngineError, ExecutionError, TrainingInputError
 from comfyui.training.base_model import BaseModel
 from comfyui.training.continued import STEPS_KEY, ExistingLora, existing_lora, layers_name, offsets_name, with_offsets
 from comfyui.training.dataset import TrainingImage
@@ -54,7 +54,7 @@ def stages(parameters: TrainingParameters) -> list[Stage]:
 
 
 def sample_names(parameters: TrainingParameters) -> list[str]:
-    """The file names of the samples between stages; the last stage ends with the proof."""
+    """The file names of the samples between stages, if all go well; the last stage ends with the proof."""
     return [_sample_name(stage.end) for stage in stages(parameters)[:-1]]
 
 
@@ -95,7 +95,11 @@ class StagedTraining:
             tensors = await self._train(stage, existing)
             if stage.end < self._parameters.steps:
                 self._report.say(f"A sample after step {stage.end}")
-                samples[_sample_name(stage.end)] = await self._sample(stage.end, tensors)
+                try:
+                    samples[_sample_name(stage.end)] = await self._sample(stage.end, tensors)
+                except ExecutionError as error:
+                    # A picture may take more memory than a step. It is an extra; the training is what is paid for.
+                    self._report.say(f"No sample after step {stage.end}, and the training goes on: {error}")
                 metadata = {STEPS_KEY: str(before + stage.end)}
                 existing = existing_lora(tensors, metadata, self._model, "the LoRA so far")
         return Learnt(tensors, self._losses, samples)

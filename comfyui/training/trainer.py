@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from comfyui.engine.engine import Engine
 from comfyui.engine.server import engine_log_line
 from comfyui.engine.upstream import upstream_version
+from comfyui.errors import DeadlineError, EngineError, ExecutionError
 from comfyui.settings import Settings
 from comfyui.training.base_model import BaseModel
 from comfyui.training.continued import ExistingLora
@@ -28,12 +29,14 @@ from comfyui.training.losses import Losses
 from comfyui.training.metadata import Provenance, lora_metadata
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import Report
-from comfyui.training.proof import Samples, prove
+from comfyui.training.proof import DisprovenError, Samples, prove
 from comfyui.training.stages import StagedTraining, sample_names, write_file
 from comfyui.training.tensors import Tensor, safetensors_bytes
 from comfyui.weights.disk import room_errors
 
 Result = TypeVar("Result")
+UNPROVEN_CHARS = 500
+"""Of why a LoRA is not proven, in its record; the log has all of it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Existing:
 @dataclass(frozen=True)
 class TrainedLora:
     """A LoRA, whole as a file (`data`); what belongs to it, by file name: losses, samples, parameters; and the facts of
-    it, which are in its parameters.json, too.
+    it, which are in its parameters.json, too. `unproven` among them is None, or why its proof came to no end.
     """
 
     data: bytes
@@ -82,7 +85,8 @@ async def train_lora(
     `log` gets, from a thread, what ComfyUI prints while it starts and ends.
 
     Raises TrainingInputError when the numbers explode, ExecutionError when a node fails, DeadlineError, EngineError
-    when ComfyUI does, or when the LoRA turns out not to work.
+    when ComfyUI does, or when the LoRA turns out not to work. What goes wrong with its proof alone takes no LoRA away
+    that hours were paid for: then it comes without samples, and `unproven`.
     """
     words = parameters.sample_prompt or parameters.trigger_word or dataset.images[0].caption
     loras = settings.models_dir / "loras"
@@ -109,24 +113,47 @@ async def train_lora(
         )
         data = _file_of(learnt.tensors, dataset, parameters, provenance)
         await asyncio.to_thread(write_file, loras / parameters.file_name, data)
-        proof = prove(engine, base.name, parameters.file_name, words, parameters, patience, report)
-        samples = await _or_end(engine, proof)
+
+        def proof() -> Coroutine[Any, Any, Samples]:
+            return prove(engine, base.name, parameters.file_name, words, parameters, patience, report)
+
+        samples, unproven = await _proven(engine, proof, report)
     finally:
         await engine.stop()
     report.say(f"Loss at the end: {losses.final:.4g}, the mean of the last tenth of {len(losses.values)} passes")
     facts = {
         **provenance.as_dict(parameters),
         "sample_prompt": words,
-        "sample_difference": round(samples.difference, 4),
+        "sample_difference": round(samples.difference, 4) if samples else None,
+        "unproven": unproven,
         "passes": len(losses.values),
     }
     return TrainedLora(data, {**_papers(losses, samples, facts, parameters), **learnt.samples}, facts)
 
 
 def paper_names(parameters: TrainingParameters) -> list[str]:
-    """The file names of what belongs to a LoRA."""
+    """The file names of what belongs to a LoRA; samples that could not be made are left out."""
     ours = ["parameters.json", "loss.csv", "loss.png", "sample_without_lora.png", "sample_with_lora.png"]
     return [*ours, *sample_names(parameters)]
+
+
+async def _proven(
+    engine: Engine, proof: Callable[[], Coroutine[Any, Any, Samples]], report: Report
+) -> tuple[Samples | None, str | None]:
+    """The samples, or why there are none: ComfyUI failed twice, or time is up. Raises DisprovenError."""
+    first = True
+    while True:
+        try:
+            return await _or_end(engine, proof()), None
+        except DisprovenError:
+            raise
+        except (ExecutionError, EngineError, DeadlineError) as error:
+            if not first or isinstance(error, DeadlineError):
+                report.say(f"WARNING: the LoRA is whole, and is kept, but nothing proves that it works: {error}")
+                return None, str(error)[:UNPROVEN_CHARS]
+            report.say(f"The proof came to no end, and is begun again in a new ComfyUI: {error}")
+        first = False
+        await engine.end("the proof of the LoRA came to no end in it")
 
 
 async def _or_end(engine: Engine, work: Coroutine[Any, Any, Result]) -> Result:
@@ -157,12 +184,13 @@ def _file_of(
 
 
 def _papers(
-    losses: Losses, samples: Samples, facts: Mapping[str, Any], parameters: TrainingParameters
+    losses: Losses, samples: Samples | None, facts: Mapping[str, Any], parameters: TrainingParameters
 ) -> dict[str, bytes]:
-    return {
+    papers = {
         "parameters.json": (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode(),
         "loss.csv": losses.table(parameters.grad_accumulation_steps),
         "loss.png": losses.picture(),
-        "sample_without_lora.png": samples.without,
-        "sample_with_lora.png": samples.with_lora,
     }
+    if samples is not None:
+        papers |= {"sample_without_lora.png": samples.without, "sample_with_lora.png": samples.with_lora}
+    return papers

@@ -55,9 +55,22 @@ def command(name: str, *arguments: object) -> list[str]:
 
 
 def test_a_folder_and_a_link_become_a_lora(images: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "zorb-training").mkdir()
+    (tmp_path / "zorb-training" / "sample_step_000250.png").write_bytes(b"of an earlier training")
+    (tmp_path / "zorb-training" / "notes.txt").write_bytes(b"the person's own")
     with serve_files(demo_files(*SD15)) as urls:
         arguments = ["images", "--checkpoint", urls[CHECKPOINT], "--out", "zorb.safetensors", "--resolution", "64"]
-        arguments += ["--steps", "3", "--batch-size", "2", "--trigger-word", "zorb", "--learning-rate", "0.001"]
+        arguments += [
+            "--steps",
+            "3",
+            "--batch-size",
+            "2",
+            "--trigger-word",
+            "zorb",
+            "--learning-rate",
+            "0.001",
+            "--overwrite",
+        ]
         done = subprocess.run(
             command("train-lora", *arguments),
             cwd=tmp_path,
@@ -76,6 +89,8 @@ def test_a_folder_and_a_link_become_a_lora(images: Path, environ: dict[str, str]
     assert json.loads((papers / "parameters.json").read_text("utf-8"))["parameters"]["batch_size"] == 2
     with Image.open(papers / "sample_with_lora.png") as sample:
         assert sample.size == (64, 64)
+    assert not (papers / "sample_step_000250.png").exists()
+    assert (papers / "notes.txt").exists()
     assert list((tmp_path / "data" / "runs").iterdir()) == []
 
 

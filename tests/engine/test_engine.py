@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +28,7 @@ from comfyui.errors import DeadlineError, EngineDiedError, EngineError, StorageE
 from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
 from comfyui.workflow.model_links import ModelLinks
-from tests.parts import EMPTY_IMAGE, SD3, TEST_MODELS, demo_files, example
+from tests.parts import EMPTY_IMAGE, SD3, TEST_MODELS, demo_files, example, largest_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -366,15 +365,10 @@ async def test_every_node_class_is_known_while_turns_change(engine: Engine) -> N
 async def test_a_disk_that_takes_no_more_is_a_storage_error_and_leaves_nothing(
     engine: Engine, engine_settings: Settings
 ) -> None:
-    """A limit on the size of files stands in for the end of a disk: the write fails in the middle, as there."""
     photo = "data:image/png;base64," + base64.b64encode(b"0" * 2_000_000).decode()
     load = {"class_type": "LoadImage", "inputs": {"image": photo}}
     request = PredictionRequest(json.dumps({"1": load, "2": EMPTY_IMAGE["2"]}))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        with pytest.raises(StorageError, match="the files of this prediction cannot be written"):
-            await predict(engine, engine_settings, ModelLinks(engine, engine_settings), request, lambda _line: None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused = pytest.raises(StorageError, match="the files of this prediction cannot be written")
+    with largest_file(1_000_000), refused:
+        await predict(engine, engine_settings, ModelLinks(engine, engine_settings), request, lambda _line: None)
     assert list((engine.folders.input.parent / "predictions").iterdir()) == []

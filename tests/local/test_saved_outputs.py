@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import resource
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from comfyui.errors import EngineError
 from comfyui.local.saved_outputs import save_outputs
+from tests.parts import largest_file
 
 
 def uri(content: bytes, kind: str = "image/png") -> str:
@@ -42,14 +42,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_it(tmp_path: Path) -> None:
-    # The system refuses what goes beyond, as a full disk does.
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            save_outputs([uri(b"a" * 50), uri(b"b" * 200)], tmp_path, "fox")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(100), pytest.raises(OSError, match="File too large"):
+        save_outputs([uri(b"a" * 50), uri(b"b" * 200)], tmp_path, "fox")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a" * 50]
 
 

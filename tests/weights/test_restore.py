@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import resource
 import shutil
 import threading
 import time
@@ -22,6 +21,7 @@ from comfyui.weights.bring import folder_lock
 from comfyui.weights.restore.restore import read_manifest, restore
 from comfyui.weights.sources import NO_TOKENS
 from comfyui.weights.tar.layout import member_header
+from tests.parts import largest_file
 from tests.weights.samples import safetensors
 from tests.weights.tars import IMPATIENT, Asked, Lines, RangeServer, baked, flipped, on_disk
 
@@ -396,17 +396,6 @@ def test_a_file_where_a_folder_must_be(settings: Settings, tar: Path, run: Resto
     with pytest.raises(StorageError, match="a file has the name of its folder"):
         run(tar)
     assert on_disk(settings.models_dir) == {"loras/sub": b"mine"}
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Stands for a disk that takes no more: a file beyond `size` bytes fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_takes_no_large_file(settings: Settings, tar: Path, run: Restore) -> None:

@@ -17,7 +17,7 @@ class Addition(Protocol):
 
     @property
     def members(self) -> Sequence[str]:
-        """The paths of all that it will add, in model folders or in training/."""
+        """The paths of all that it may add, in model folders or in training/, in their order in the tar."""
 
     @property
     def record_bytes(self) -> int:
@@ -31,7 +31,8 @@ class Addition(Protocol):
         """Refuse files that it cannot be made from, before a byte of them is fetched. Raises ComfyUIModelError."""
 
     def make(self, tar: Path, weights: Sequence[Weight], stop: threading.Event) -> Mapping[str, bytes]:
-        """The bytes of each of its members. `tar` is the unfinished tar, in which `weights` lie at their offsets.
+        """The bytes of its members; one that is left out is not in the tar. `tar` is the unfinished one, in which
+        `weights` lie at their offsets.
 
         This and `check` end early, with StoppedError, once `stop` is set.
         """

@@ -102,7 +102,7 @@ class Oven:
 
     def _add(self, archive: ArchiveWriter, addition: Addition, digests: Sequence[Digest]) -> None:
         made = addition.make(unfinished(self._out), archive.weights(digests), self._stop)
-        for path in addition.members:
+        for path in (member for member in addition.members if member in made):
             if path.partition("/")[0] in TRAINING_FOLDERS:
                 archive.append_training(path, made[path])
                 continue

@@ -1,0 +1,128 @@
+"""What goes wrong after a LoRA is trained takes it from nobody: real ComfyUI, killed at the proof and at a sample."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyui.deadline import Deadline
+from comfyui.engine.client import HistoryEntry
+from comfyui.engine.engine import Engine
+from comfyui.engine.events import Event, Executing
+from comfyui.engine.follow import LogLine, Observer
+from comfyui.settings import Settings
+from comfyui.training import proof
+from comfyui.training.dataset import Dataset, prepare_dataset
+from comfyui.training.follow import Patience, run_graph
+from comfyui.training.graph import Prompt
+from comfyui.training.links import base_of
+from comfyui.training.parameters import TrainingParameters
+from comfyui.training.progress import PlainReport
+from comfyui.training.tensors import read_tensors
+from comfyui.training.trainer import Base, TrainedLora, paper_names, train_lora
+from comfyui.weights.manifest import Weight
+from comfyui.weights.transfer.readers import FileReader
+from tests.parts import SD15, demo_files
+from tests.training.subject import SIDE, TRIGGER_WORD, subject_zip
+
+CALL_S = 240.0
+CHECKPOINT = "checkpoints/tiny-sd15.safetensors"
+PARAMETERS = TrainingParameters(steps=4, resolution=SIDE, trigger_word=TRIGGER_WORD, lora_name=TRIGGER_WORD)
+SAMPLES = {"sample_without_lora.png", "sample_with_lora.png"}
+
+
+class Training:
+    """One training, which ends its ComfyUI at work on a proof, `kills` times."""
+
+    def __init__(self, settings: Settings, dataset: Dataset, base: Base) -> None:
+        self.settings = settings
+        self.said: list[str] = []
+        self.kills = 0
+        self._dataset = dataset
+        self._base = base
+
+    async def run(self, parameters: TrainingParameters = PARAMETERS) -> TrainedLora:
+        patience = Patience(Deadline(CALL_S, "The training"), CALL_S)
+        return await train_lora(
+            self._dataset, self._base, parameters, self.settings, patience, PlainReport(self.said.append)
+        )
+
+    async def run_proof(self, engine: Engine, prompt: Prompt, patience: Patience, observe: Observer) -> HistoryEntry:
+        """In place of proof.run_graph: the same, and a kill as soon as a node of the graph is at work."""
+
+        def seen(item: Event | LogLine) -> None:
+            if isinstance(item, Executing) and self.kills:
+                self.kills -= 1
+                assert engine.pid is not None
+                os.kill(engine.pid, signal.SIGKILL)
+            observe(item)
+
+        return await run_graph(engine, prompt, patience, seen)
+
+
+@pytest.fixture
+def training(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Training:
+    """Ready to train on the tiny checkpoint. One thread for ComfyUI: several that spin crawl on a busy machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = make_settings()
+    file = demo_files(*SD15)[CHECKPOINT]
+    (settings.models_dir / "checkpoints").mkdir(parents=True)
+    (settings.models_dir / CHECKPOINT).symlink_to(file)
+    with closing(FileReader(file)) as reader:
+        base = base_of(reader, Weight(CHECKPOINT, None, file.stat().st_size, "0" * 64))
+    pictures = subject_zip(tmp_path / "pictures.zip")
+    dataset = prepare_dataset(pictures, tmp_path / "dataset", resolution=SIDE, trigger_word=TRIGGER_WORD)
+    training = Training(settings, dataset, base)
+    monkeypatch.setattr(proof, "run_graph", training.run_proof)
+    return training
+
+
+async def test_a_comfyui_that_dies_at_the_proof_costs_nothing_but_time(training: Training) -> None:
+    training.kills = 1
+    lora = await training.run()
+    assert any("is begun again in a new ComfyUI" in line and "signal 9" in line for line in training.said)
+    assert lora.facts["unproven"] is None
+    assert lora.facts["sample_difference"] > 0
+    assert set(lora.papers) == set(paper_names(PARAMETERS))
+
+
+async def test_a_lora_that_cannot_be_proven_is_kept_and_says_so(training: Training) -> None:
+    training.kills = 2
+    lora = await training.run()
+    (warning,) = [line for line in training.said if line.startswith("WARNING: ")]
+    assert "nothing proves that it works: ComfyUI ended" in warning
+    assert "signal 9" in lora.facts["unproven"]
+    assert lora.facts["sample_difference"] is None
+    assert set(lora.papers) == set(paper_names(PARAMETERS)) - SAMPLES
+    tensors, metadata = read_tensors(lora.data, "the LoRA")
+    assert tensors
+    assert metadata["ss_steps"] == str(PARAMETERS.steps)
+
+
+async def test_a_sample_on_the_way_that_fails_does_not_end_the_training(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture's LoraLoader gets a file that is cut short; ComfyUI fails at it as it would for lack of memory."""
+    loras = training.settings.models_dir / "loras"
+    loras.mkdir()
+    (loras / "cut.safetensors").write_bytes(b"\xff\0\0\0\0\0\0\0{")
+    real = proof.sample_graph
+
+    def graph(checkpoint: str, lora: str, *others: Any, without: bool = True) -> Any:
+        return real(checkpoint, lora if without else "cut.safetensors", *others, without=without)
+
+    monkeypatch.setattr(proof, "sample_graph", graph)
+    parameters = TrainingParameters(
+        steps=4, resolution=SIDE, trigger_word=TRIGGER_WORD, lora_name=TRIGGER_WORD, sample_every=2
+    )
+    lora = await training.run(parameters)
+    assert any(line.startswith("No sample after step 2, and the training goes on: Node") for line in training.said)
+    assert lora.facts["unproven"] is None
+    assert lora.facts["passes"] == 4
+    assert set(lora.papers) == set(paper_names(parameters)) - {"sample_step_000002.png"}
