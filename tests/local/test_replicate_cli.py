@@ -22,6 +22,9 @@ from tests.weights.samples import safetensors, sha256
 
 WORKFLOW = str(PROJECT_ROOT / "examples" / "workflows" / "txt2img_lora.json")
 LINK = "https://huggingface.co/me/models/resolve/main/loras/mimi.safetensors"
+CIVITAI_LINK = "https://civitai.com/api/download/models/7"
+OTHER_LINK = "https://example.com/a.safetensors"
+HF_TOKEN, CIVITAI_TOKEN = "huggingface_read_token", "civitai_api_token"
 PREDICTION = r"/v1/predictions"
 TRAINING = r"/v1/models/me/base/versions/\w+/trainings"
 
@@ -217,6 +220,26 @@ def test_train_follows_its_log_and_prints_the_version(world: World) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        (["--lora", LINK], {HF_TOKEN}),
+        (["--lora", CIVITAI_LINK], {CIVITAI_TOKEN}),
+        (["--lora", CIVITAI_LINK, "--vae", "hf://me/models/vae.safetensors"], {HF_TOKEN, CIVITAI_TOKEN}),
+        (["--lora", OTHER_LINK], set()),
+        (["--lora", OTHER_LINK, "--input", f"existing_lora={LINK}"], {HF_TOKEN}),
+    ],
+)
+def test_a_training_takes_along_the_tokens_of_the_sites_it_is_sent_to_and_no_other(
+    world: World, arguments: list[str], taken: set[str]
+) -> None:
+    done = world.run("train", "--model", "me/base", *arguments, CIVITAI_TOKEN="civitai-SECRET")
+    assert done.returncode == 0, done.stderr
+    inputs = sent(world, TRAINING)["input"]
+    assert isinstance(inputs, dict)
+    assert {name for name in inputs if name.endswith("_token")} == taken
+
+
 def test_train_as_json_tells_how_far_it_is(world: World) -> None:
     done = world.run("train", "--model", "me/base", "--lora", LINK, "--json", "--price", "0.001")
     found = events(done)
@@ -259,7 +282,7 @@ def test_images_are_uploaded_for_a_training_that_takes_them(world: World) -> Non
         return
     assert done.returncode == 0, done.stderr
     inputs = sent(world, TRAINING)["input"]
-    assert inputs == {"training_images": f"{world.replicate.url}/v1/files/file0000", "huggingface_read_token": READER}
+    assert inputs == {"training_images": f"{world.replicate.url}/v1/files/file0000"}
     assert world.replicate.files == {"file0000": b"PK zip"}
 
 

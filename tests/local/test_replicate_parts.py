@@ -25,6 +25,7 @@ from comfyui.local.replicate.state import ShipState
 from comfyui.local.replicate.training_inputs import judge_links
 from comfyui.local.replicate.workflow_inputs import prepare_workflow
 from comfyui.settings import Settings
+from comfyui.weights.sources import Kind
 from tests.weights.file_server import FileServer
 
 # Following a run
@@ -252,6 +253,10 @@ def test_links_are_judged_as_the_training_sees_them(make_settings: Callable[...,
     right = page.replace("blob", "resolve")
     assert links.lists == {"loras": f"{right}\nhttps://example.com/c.safetensors"}
     assert len(links.notices) == 1
+    assert links.kinds == {Kind.HUGGING_FACE, Kind.OTHER}
+    assert judge_links({"loras": ["https://mirror.example/me/a/resolve/main/b.safetensors"]}, mirror).kinds >= {
+        Kind.HUGGING_FACE
+    }
     with pytest.raises(TrainingInputError):
         judge_links({"loras": ["not a link"]}, mirror)
 

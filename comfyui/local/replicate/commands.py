@@ -26,7 +26,7 @@ from comfyui.local.replicate.runs import (
 from comfyui.local.replicate.session import Session
 from comfyui.local.replicate.ship import Tools, ship
 from comfyui.local.replicate.state import ShipState, only_one, state_path
-from comfyui.local.replicate.training_inputs import check_names, judge_links
+from comfyui.local.replicate.training_inputs import check_names, judge_links, needed_secrets
 from comfyui.local.replicate.upload import LocalWeight, upload_all
 from comfyui.local.replicate.workflow_inputs import read_values
 from comfyui.local.terminal import printable_line
@@ -109,6 +109,7 @@ def train_command(session: Session) -> None:
         return
     api = session.api()
     owner, name = model_name(options.model)
+    secrets = needed_secrets(secrets, links, more.get("existing_lora"), session.settings)
     base = find_base(api, options.base or options.model)
     # By name first: nothing is uploaded for a training that cannot begin.
     wanted = training_inputs(links, _with_images(session, more, str), secrets)

@@ -28,7 +28,7 @@ from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import Base, find_base, prediction_inputs, stay, training_inputs
 from comfyui.local.replicate.ship_workflow import first_workflow
 from comfyui.local.replicate.state import ShipState
-from comfyui.local.replicate.training_inputs import Links, check_names, judge_links
+from comfyui.local.replicate.training_inputs import Links, check_names, judge_links, needed_secrets
 from comfyui.local.replicate.upload import Hub, LocalWeight, check_places, prove
 from comfyui.local.replicate.workflow_inputs import PreparedWorkflow
 from comfyui.settings import PROJECT_ROOT, Settings
@@ -190,7 +190,7 @@ def _train(options: Options, tools: Tools, base: Base, links: Links) -> str:
     for notice in links.notices:
         tools.listener.say(notice)
     more: dict[str, Any] = {"allow_pickle": True} if options.allow_pickle else {}
-    inputs = training_inputs(links, more, tools.secrets)
+    inputs = training_inputs(links, more, needed_secrets(tools.secrets, links, None, tools.settings))
     check_names(list(inputs), base.version.input_names("training"), f"Trainings of {base.reference}")
     shown = {**links.lists, **more}
     key = {"base": base.reference, "destination": options.model, "inputs": shown}

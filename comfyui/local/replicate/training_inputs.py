@@ -11,45 +11,66 @@ from dataclasses import dataclass, replace
 from comfyui.errors import RequestError, TrainingInputError
 from comfyui.settings import Settings
 from comfyui.suggest import unknown_inputs_message
-from comfyui.weights.sources import NO_TOKENS, understand
+from comfyui.weights.sources import NO_TOKENS, Kind, Source, understand
 from comfyui.weights.sources.entries import parse_list
 from comfyui.weights.sources.hub_links import verb_of
 
 HUGGING_FACE = "https://huggingface.co"
+_SITES = {"huggingface_read_token": Kind.HUGGING_FACE, "civitai_api_token": Kind.CIVITAI}
 
 
 @dataclass(frozen=True)
 class Links:
-    """The links of one training's lists, as they are sent: input name → one link on each line."""
+    """The links of one training's lists, as they are sent: input name → one link on each line. `kinds` are the sites
+    that they lead to.
+    """
 
     lists: Mapping[str, str]
     notices: Sequence[str]
+    kinds: frozenset[Kind] = frozenset()
 
 
 def judge_links(given: Mapping[str, Sequence[str]], settings: Settings) -> Links:
     """Check every link of every list, and put the link of the file where that of its web page was given.
 
-    What counts is how a training on Replicate sees a link, whatever mirror of Hugging Face this machine uses. Raises
-    TrainingInputError for one that cannot be the link of a file.
+    What counts is how a training on Replicate sees a link, whatever mirror of Hugging Face this machine uses; but a
+    link to that mirror is of the kind that it has here, too. Raises TrainingInputError for one that cannot be the link
+    of a file.
     """
-    settings = replace(settings, hf_endpoint=HUGGING_FACE)
+    there = replace(settings, hf_endpoint=HUGGING_FACE)
     lists: dict[str, str] = {}
     notices: list[str] = []
+    kinds: set[Kind] = set()
     for name, entries in given.items():
-        links = [_link(entry, name, settings, notices) for text in entries for entry in parse_list(text)]
+        links: list[str] = []
+        for entry in (entry for text in entries for entry in parse_list(text)):
+            source = understand(entry, there, NO_TOKENS, input_name=name)
+            notices.extend(source.notices)
+            kinds |= {source.kind, understand(entry, settings, NO_TOKENS, input_name=name).kind}
+            links.append(_file_link(entry, source))
         if links:
             lists[name] = "\n".join(links)
-    return Links(lists, notices)
+    return Links(lists, notices, frozenset(kinds))
 
 
-def _link(entry: str, name: str, settings: Settings, notices: list[str]) -> str:
-    source = understand(entry, settings, NO_TOKENS, input_name=name)
-    notices.extend(source.notices)
+def _file_link(entry: str, source: Source) -> str:
     bare, hash_sign, fragment = entry.partition("#")
     if source.hub is None or verb_of(bare) not in ("blob", "raw"):
         return entry
     # The server of another version of the model may not know what a page's link means.
     return source.url + hash_sign + fragment
+
+
+def needed_secrets(
+    secrets: Mapping[str, str | None], links: Links, existing_lora: object, settings: Settings
+) -> dict[str, str | None]:
+    """Of a training's tokens, by input name, those of the sites that its links lead to: no other has to leave this
+    machine. `existing_lora` is that input, or None. Raises TrainingInputError for one that is no link of a file.
+    """
+    kinds = set(links.kinds)
+    if isinstance(existing_lora, str):
+        kinds |= judge_links({"existing_lora": [existing_lora]}, settings).kinds
+    return {name: token for name, token in secrets.items() if _SITES[name] in kinds}
 
 
 def check_names(names: Sequence[str], known: Sequence[str] | None, what: str) -> None:
