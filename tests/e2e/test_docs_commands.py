@@ -111,7 +111,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         link = folder / "models" / f"{name}.safetensors"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(demo_files(demo)[f"{demo}.safetensors"])
-    environ = {"MODELS_DIR": str(folder / "models"), "DATA_DIR": str(folder / "data"), "OMP_NUM_THREADS": "1"}
+    environ = {"MODELS_DIR": str(folder / "models"), "DATA_DIR": str(folder / "data")}
     with CogServer("predict", environ=environ, sink=lambda _line: None) as running:
         running.wait_ready(Deadline(READY_S, "The predictor's setup"))
         yield running.base_url

@@ -93,8 +93,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
     make_demo_weights(TEST_MODELS, RECIPES)
     data_dir = tmp_path_factory.mktemp("examples")
     lines: list[str] = []
-    # On pictures this small a second thread gains little, and waits long for a core that something else uses.
-    environ = {"MODELS_DIR": str(TEST_MODELS), "DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+    environ = {"MODELS_DIR": str(TEST_MODELS), "DATA_DIR": str(data_dir)}
     with CogServer("predict", environ=environ, sink=lines.append) as server:
         server.wait_ready(Deadline(READY_S, "The predictor's setup"))
         yield Served(server, lines), data_dir

@@ -68,8 +68,7 @@ class Training:
 
 @pytest.fixture
 def training(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Training:
-    """Ready to train on the tiny checkpoint. One thread for ComfyUI: several that spin crawl on a busy machine."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    """Ready to train on the tiny checkpoint."""
     settings = make_settings()
     file = demo_files(*SD15)[CHECKPOINT]
     (settings.models_dir / "checkpoints").mkdir(parents=True)

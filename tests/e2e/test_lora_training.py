@@ -70,14 +70,13 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Cog's train server. One thread for ComfyUI: several that spin for each other crawl on a busy machine."""
+    """Cog's train server."""
     folder = tmp_path_factory.mktemp("trainer")
     lines: list[str] = []
     environ = {
         "ALLOW_PRIVATE_URLS": "1",
         "WEIGHTS_OUT": str(folder / "weights.tar"),
         "DATA_DIR": str(folder / "data"),
-        "OMP_NUM_THREADS": "1",
     }
     with CogServer("train", environ=environ, sink=lines.append) as server:
         server.wait_ready(Deadline(READY_S, "The train server's setup"))
@@ -212,10 +211,9 @@ async def losses_of(engine: Engine, prompt: dict[str, Any]) -> tuple[float, ...]
 
 
 async def test_the_lora_makes_the_loss_lower_and_is_what_a_continued_training_begins_with(
-    trained: Trained, continued: Trained, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, continued: Trained, make_settings: Callable[..., Settings]
 ) -> None:
     """Measured by the same node on the same pictures with the same noise, and steps too small to change a thing."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = make_settings()
     for folder, name in (("checkpoints", "tiny-sd15"), ("loras", "trained")):
         (settings.models_dir / folder).mkdir(parents=True)

@@ -40,7 +40,6 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
         "DATA_DIR": str(tmp_path / "data"),
-        "OMP_NUM_THREADS": "1",
         "ALLOW_PRIVATE_URLS": "1",
     }
 
