@@ -19,7 +19,7 @@ from comfyui.engine.client import HistoryEntry
 from comfyui.engine.engine import Engine
 from comfyui.engine.events import Event
 from comfyui.engine.follow import LogLine
-from comfyui.errors import EngineError
+from comfyui.errors import TrainingInputError
 from comfyui.training.follow import Patience, run_graph
 from comfyui.training.graph import Prompt
 from comfyui.training.parameters import TrainingParameters
@@ -30,10 +30,6 @@ CFG = 7.0
 _NOT_LOADED = re.compile(r"(lora key not loaded: |NOT LOADED )(.+)")
 _VISIBLE = 2
 """A pixel that changed by fewer levels of 255 may have been rounded otherwise."""
-
-
-class DisprovenError(EngineError):
-    """A LoRA was run, and does not do what a LoRA does."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ async def prove(
     patience: Patience,
     report: Report,
 ) -> Samples:
-    """Run the LoRA once. Raises DisprovenError when a key of it finds no layer, or it changes nothing, and as
+    """Run the LoRA once. Raises TrainingInputError when a key of it finds no layer, or it changes nothing, and as
     `run_graph` does when that cannot be found out.
     """
     lost: list[str] = []
@@ -102,9 +98,10 @@ async def prove(
     report.say("Proving the LoRA: the same picture without it and with it")
     entry = await run_graph(engine, sample_graph(checkpoint, lora, prompt, parameters), patience, observe)
     if lost:
-        raise DisprovenError(
+        raise TrainingInputError(
             f"The trained LoRA does not fit its own checkpoint: {len(lost)} of its keys find no layer, {lost[0]} first."
-            " This ComfyUI trains LoRAs for this kind of checkpoint that it cannot load; use another kind."
+            " This ComfyUI trains LoRAs for this kind of checkpoint that it cannot load; use another kind.",
+            input_name="checkpoints",
         )
     samples = await asyncio.to_thread(_compare, _file(entry, "without", engine), _file(entry, "with", engine))
     report.say(f"All keys of the LoRA apply; the picture changes by {samples.difference:.2f} levels of 255 on average")
@@ -123,9 +120,10 @@ async def sample(
 def _compare(without: Path, with_lora: Path) -> Samples:
     change = np.abs(_pixels(without) - _pixels(with_lora))
     if int(change.max()) < _VISIBLE:
-        raise DisprovenError(
+        raise TrainingInputError(
             "The trained LoRA changes nothing: the picture with it at strength 1 is the one without it. Train it for "
-            "more steps, or with a larger learning_rate."
+            "more steps, or with a larger learning_rate.",
+            input_name="steps",
         )
     return Samples(without.read_bytes(), with_lora.read_bytes(), float(change.mean()))
 

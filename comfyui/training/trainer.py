@@ -29,7 +29,7 @@ from comfyui.training.losses import Losses
 from comfyui.training.metadata import Provenance, lora_metadata
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import Report
-from comfyui.training.proof import DisprovenError, Samples, prove
+from comfyui.training.proof import Samples, prove
 from comfyui.training.stages import StagedTraining, sample_names, write_file
 from comfyui.training.tensors import Tensor, safetensors_bytes
 from comfyui.weights.disk import room_errors
@@ -84,8 +84,8 @@ async def train_lora(
 
     `log` gets, from a thread, what ComfyUI prints while it starts and ends.
 
-    Raises TrainingInputError when the numbers explode, ExecutionError when a node fails, DeadlineError, EngineError
-    when ComfyUI does, or when the LoRA turns out not to work. What goes wrong with its proof alone takes no LoRA away
+    Raises TrainingInputError when the numbers explode, or the LoRA turns out not to work, ExecutionError when a node
+    fails, DeadlineError, EngineError when ComfyUI does. What goes wrong with its proof alone takes no LoRA away
     that hours were paid for: then it comes without samples, and `unproven`.
     """
     words = parameters.sample_prompt or parameters.trigger_word or dataset.images[0].caption
@@ -140,13 +140,13 @@ def paper_names(parameters: TrainingParameters) -> list[str]:
 async def _proven(
     engine: Engine, proof: Callable[[], Coroutine[Any, Any, Samples]], report: Report
 ) -> tuple[Samples | None, str | None]:
-    """The samples, or why there are none: ComfyUI failed twice, or time is up. Raises DisprovenError."""
+    """The samples, or why there are none: ComfyUI failed twice, or time is up. Raises as `prove` for a LoRA that does
+    not work.
+    """
     first = True
     while True:
         try:
             return await _or_end(engine, proof()), None
-        except DisprovenError:
-            raise
         except (ExecutionError, EngineError, DeadlineError) as error:
             if not first or isinstance(error, DeadlineError):
                 report.say(f"WARNING: the LoRA is whole, and is kept, but nothing proves that it works: {error}")

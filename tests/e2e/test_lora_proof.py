@@ -1,4 +1,4 @@
-"""What goes wrong after a LoRA is trained takes it from nobody: real ComfyUI, killed at the proof and at a sample."""
+"""A LoRA that does not work is refused; what else goes wrong at its proof, in real ComfyUI, takes it from nobody."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from comfyui.engine.client import HistoryEntry
 from comfyui.engine.engine import Engine
 from comfyui.engine.events import Event, Executing
 from comfyui.engine.follow import LogLine, Observer
+from comfyui.errors import TrainingInputError
 from comfyui.settings import Settings
 from comfyui.training import proof
 from comfyui.training.dataset import Dataset, prepare_dataset
@@ -24,7 +26,7 @@ from comfyui.training.graph import Prompt
 from comfyui.training.links import base_of
 from comfyui.training.parameters import TrainingParameters
 from comfyui.training.progress import PlainReport
-from comfyui.training.tensors import read_tensors
+from comfyui.training.tensors import read_tensors, safetensors_bytes
 from comfyui.training.trainer import Base, TrainedLora, paper_names, train_lora
 from comfyui.weights.manifest import Weight
 from comfyui.weights.transfer.readers import FileReader
@@ -38,12 +40,13 @@ SAMPLES = {"sample_without_lora.png", "sample_with_lora.png"}
 
 
 class Training:
-    """One training, which ends its ComfyUI at work on a proof, `kills` times."""
+    """One training, which ends its ComfyUI at work on a proof, `kills` times; `before_proof` is called before each."""
 
     def __init__(self, settings: Settings, dataset: Dataset, base: Base) -> None:
         self.settings = settings
         self.said: list[str] = []
         self.kills = 0
+        self.before_proof: Callable[[], object] = lambda: None
         self._dataset = dataset
         self._base = base
 
@@ -63,6 +66,7 @@ class Training:
                 os.kill(engine.pid, signal.SIGKILL)
             observe(item)
 
+        self.before_proof()
         return await run_graph(engine, prompt, patience, seen)
 
 
@@ -117,11 +121,32 @@ async def test_a_sample_on_the_way_that_fails_does_not_end_the_training(
         return real(checkpoint, lora if without else "cut.safetensors", *others, without=without)
 
     monkeypatch.setattr(proof, "sample_graph", graph)
-    parameters = TrainingParameters(
-        steps=4, resolution=SIDE, trigger_word=TRIGGER_WORD, lora_name=TRIGGER_WORD, sample_every=2
-    )
+    parameters = replace(PARAMETERS, sample_every=2)
     lora = await training.run(parameters)
     assert any(line.startswith("No sample after step 2, and the training goes on: Node") for line in training.said)
     assert lora.facts["unproven"] is None
     assert lora.facts["passes"] == 4
     assert set(lora.papers) == set(paper_names(parameters)) - {"sample_step_000002.png"}
+
+
+async def test_a_lora_that_changes_nothing_is_refused(training: Training) -> None:
+    parameters = replace(PARAMETERS, steps=1, learning_rate=0.0000001)
+    with pytest.raises(TrainingInputError, match=r"LoRA changes nothing: .* a larger learning_rate") as error:
+        await training.run(parameters)
+    assert error.value.input_name == "steps"
+    assert not any("begun again" in line for line in training.said)
+
+
+async def test_a_lora_whose_keys_find_no_layer_is_refused(training: Training) -> None:
+    """One key gets a name that ComfyUI knows no layer by, as if it had trained what it cannot load."""
+    lora = training.settings.models_dir / "loras" / PARAMETERS.file_name
+
+    def rename() -> None:
+        tensors, metadata = read_tensors(lora.read_bytes(), lora.name)
+        (old, *_) = (key for key in tensors if key.endswith(".lora_up.weight"))
+        renamed = {key.replace(old.removesuffix("lora_up.weight"), "nowhere."): value for key, value in tensors.items()}
+        lora.write_bytes(b"".join(safetensors_bytes(renamed, metadata)))
+
+    training.before_proof = rename
+    with pytest.raises(TrainingInputError, match=r"does not fit its own checkpoint: \d+ of its keys .* nowhere\."):
+        await training.run()
