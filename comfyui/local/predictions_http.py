@@ -31,7 +31,7 @@ from requests.auth import AuthBase
 from comfyui.errors import EngineError, RequestError
 from comfyui.local.log_webhook import LogLines, log_webhook
 from comfyui.url_policy import display_url, origin
-from comfyui.weights.sources.model import is_token
+from comfyui.weights.remote import is_token
 
 CONNECT_TIMEOUT_S = 10.0
 SHORT_ANSWER_S = 10.0

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from comfyui.errors import RequestError
-from comfyui.weights.sources.model import is_token
+from comfyui.weights.remote import is_token
 
 
 def read_token(file: Path | None, variable: str) -> str | None:

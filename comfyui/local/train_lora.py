@@ -39,7 +39,7 @@ from comfyui.training.progress import PlainReport
 from comfyui.training.tensors import read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
 from comfyui.weights.disk import room_errors, write_whole
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.judge.verify import Verifier
 from comfyui.weights.manifest import Weight

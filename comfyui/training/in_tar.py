@@ -33,7 +33,7 @@ from comfyui.weights.bake.wanted import Found
 from comfyui.weights.bring.fetch import Needed, given_up
 from comfyui.weights.disk import require_room
 from comfyui.weights.folders import path_key
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.manifest import Weight
 from comfyui.weights.transfer.readers import FileReader
 

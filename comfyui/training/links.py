@@ -19,7 +19,7 @@ from comfyui.weights.bring.fetch import ITS_LINK, Fetch, Needed, given_up
 from comfyui.weights.bring.from_source import LinkSource
 from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import require_room
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Weight
 from comfyui.weights.sources import RemoteFile, Tokens, parse_list

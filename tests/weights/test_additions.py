@@ -15,7 +15,7 @@ from comfyui.local.weights.check import check_tar
 from comfyui.settings import Settings
 from comfyui.weights.bake.bake import bake
 from comfyui.weights.bake.wanted import Found
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.listener import PlainLines
 from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.restore.restore import read_manifest, restore

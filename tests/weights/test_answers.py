@@ -12,9 +12,9 @@ import pytest
 from comfyui.errors import DownloadError
 from comfyui.settings import Settings
 from comfyui.url_policy import check_address
-from comfyui.weights import http
-from comfyui.weights.answers import check_answer, declared_size, file_name
-from comfyui.weights.http import MAX_REDIRECTS, READ_TIMEOUT_S, HttpOpener
+from comfyui.weights.http import opener as http
+from comfyui.weights.http.answers import check_answer, declared_size, file_name
+from comfyui.weights.http.opener import MAX_REDIRECTS, READ_TIMEOUT_S, HttpOpener
 from comfyui.weights.sources import NO_TOKENS, Source, Tokens, plain, understand
 from tests.weights.file_server import FileServer
 from tests.weights.samples import safetensors

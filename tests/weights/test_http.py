@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from comfyui.errors import DownloadError
 from comfyui.settings import Settings
 from comfyui.url_policy import origin
-from comfyui.weights import http
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http import opener as http
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, Tokens, understand
 from tests.weights.storage_standin import Answer, Standin, StorageStandin
 

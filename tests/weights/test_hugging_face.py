@@ -13,7 +13,7 @@ from huggingface_hub import constants, get_hf_file_metadata
 
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.manifest import Manifest, Weight
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from comfyui.errors import DownloadError
 from comfyui.settings import Settings
-from comfyui.weights.answers import validator_of
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.answers import validator_of
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, Source, understand
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError, PieceFault
 from comfyui.weights.transfer.readers import (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, RemoteFile, TarMember, understand
 from comfyui.weights.sources import replicate as replicate_module
 from comfyui.weights.sources.replicate import choose_member, list_members, member_name

@@ -10,7 +10,7 @@ import pytest
 
 from comfyui.errors import ComfyUIModelError, DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import NO_TOKENS, RemoteFile, understand
 from comfyui.weights.sources.resolve import resolve
 from tests.weights.file_server import FileServer

@@ -13,7 +13,7 @@ from comfyui.errors import DownloadError
 from comfyui.local.cog_server import file_of_data_uri, suffix_of_data_uri
 from comfyui.settings import Settings
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources.links import plain
 
 CHUNK_BYTES = 1 << 20

@@ -18,7 +18,7 @@ from comfyui.errors import RequestError, StoppedError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Needed
 from comfyui.weights.folders import path_key
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener

@@ -24,7 +24,7 @@ from comfyui.weights.bring.from_source import LinkSource
 from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import room_errors
 from comfyui.weights.folders import TRAINING_INPUTS, check_member_path, path_key
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import check_extension
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from comfyui.weights.bake.wanted import Found
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.manifest import Weight
 
 

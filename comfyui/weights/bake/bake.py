@@ -17,7 +17,7 @@ from comfyui.weights.bake.addition import Addition
 from comfyui.weights.bake.oven import OtherSizeError, Oven
 from comfyui.weights.bake.wanted import check, find, want
 from comfyui.weights.folders import workflow_use
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Manifest
 from comfyui.weights.sources import Tokens

@@ -17,7 +17,7 @@ from comfyui.weights.bake.addition import Addition
 from comfyui.weights.bake.wanted import Found
 from comfyui.weights.disk import room_errors
 from comfyui.weights.folders import TRAINING_FOLDERS
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.listener import Listener
 from comfyui.weights.manifest import Manifest

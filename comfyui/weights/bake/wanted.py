@@ -15,7 +15,7 @@ from comfyui.errors import TrainingInputError
 from comfyui.settings import Settings
 from comfyui.suggest import unknown_inputs_message
 from comfyui.weights.folders import TRAINING_INPUTS, path_key
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import check_extension
 from comfyui.weights.listener import Listener
 from comfyui.weights.sources import RemoteFile, Source, Tokens, parse_list, understand

@@ -9,7 +9,7 @@ from dataclasses import replace
 from comfyui.errors import SourceError, TrainingInputError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Fetch, Needed
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
 from comfyui.weights.transfer.faults import NoRangesError, PieceFault

@@ -9,7 +9,7 @@ from threading import Event
 from comfyui.errors import DownloadError, StoppedError, WeightsError
 from comfyui.weights.bring.fetch import reason
 from comfyui.weights.disk import MIB, room_errors
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.verify import Digest, Verifier
 from comfyui.weights.linked.shelf import Part
 from comfyui.weights.listener import Listener

@@ -19,7 +19,7 @@ from threading import Event
 
 from comfyui.errors import DownloadError, RequestError, StoppedError, StorageError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import PICKLE_EXTENSIONS, check_extension
 from comfyui.weights.linked.fetch import LinkFetch
 from comfyui.weights.linked.index import Content, Kept

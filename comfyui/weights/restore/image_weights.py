@@ -19,7 +19,7 @@ from comfyui.weights.bring.from_source import LinkSource
 from comfyui.weights.bring.present import full_check, judge_all, quick_check
 from comfyui.weights.bring.staging import Staging
 from comfyui.weights.disk import require_room
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import check_extension
 from comfyui.weights.judge.verify import Digest
 from comfyui.weights.listener import Listener, size_text

@@ -11,7 +11,7 @@ from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Fetch, Needed
 from comfyui.weights.bring.folder_lock import folder_lock
 from comfyui.weights.bring.staging import Staging
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.listener import Listener
 from comfyui.weights.tar.source import Patience
 from comfyui.weights.transfer.pump import TransferOptions

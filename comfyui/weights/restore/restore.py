@@ -17,7 +17,7 @@ from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
 from comfyui.url_policy import display_url
 from comfyui.weights.bring.fetch import reason
-from comfyui.weights.http import HttpOpener
+from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.listener import Listener, size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest
 from comfyui.weights.restore.baked import restore_baked

@@ -5,8 +5,8 @@ size and SHA-256 before a byte of the file is fetched. This front door has the p
 its own module, so that naming a source needs no HTTP library.
 """
 
+from comfyui.weights.remote import NO_TOKENS, Kind, RemoteFile, Source, TarMember, Tokens
 from comfyui.weights.sources.entries import parse_list
 from comfyui.weights.sources.links import plain, understand
-from comfyui.weights.sources.model import NO_TOKENS, Kind, RemoteFile, Source, TarMember, Tokens
 
 __all__ = ["NO_TOKENS", "Kind", "RemoteFile", "Source", "TarMember", "Tokens", "parse_list", "plain", "understand"]

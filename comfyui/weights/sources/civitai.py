@@ -16,10 +16,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from comfyui.errors import DownloadError
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.http import HttpOpener
-from comfyui.weights.refusals import refusal
+from comfyui.weights.http.opener import HttpOpener
+from comfyui.weights.http.refusals import refusal
+from comfyui.weights.remote import CivitaiFile, RemoteFile, Source
 from comfyui.weights.sources.civitai_links import FILE_PARAMETERS, download_url, manifest_url, page_url
-from comfyui.weights.sources.model import CivitaiFile, RemoteFile, Source
 from comfyui.weights.sources.probe import probe
 
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from comfyui.url_policy import display_url
+from comfyui.weights.remote import CivitaiFile, is_token
 from comfyui.weights.sources.hub_links import NoFileError
-from comfyui.weights.sources.model import CivitaiFile, is_token
 
 RIGHT_FORM = "https://civitai.com/api/download/models/VERSION_ID"
 FILE_PARAMETERS = ("fileId", "type", "format", "size", "fp", "quantType")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from urllib.parse import quote, unquote, urlsplit
 
 from comfyui.url_policy import display_url
-from comfyui.weights.sources.model import HubFile
+from comfyui.weights.remote import HubFile
 
 RIGHT_FORM = "https://huggingface.co/OWNER/REPO/resolve/main/FILE.safetensors"
 

@@ -24,11 +24,11 @@ from comfyui.errors import DownloadError
 from comfyui.settings import Settings
 from comfyui.url_policy import Origin, check_url, display_url, origin
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, HttpOpener
+from comfyui.weights.http.opener import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, HttpOpener
+from comfyui.weights.http.refusals import refusal
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
-from comfyui.weights.refusals import refusal
+from comfyui.weights.remote import HubFile, RemoteFile, Source
 from comfyui.weights.sources.hub_links import file_url, page_url
-from comfyui.weights.sources.model import HubFile, RemoteFile, Source
 from comfyui.weights.sources.probe import probe
 
 _USER_AGENT = {"user-agent": "comfyui-cog"}

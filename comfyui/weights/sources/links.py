@@ -15,9 +15,9 @@ from comfyui.errors import DownloadError, TrainingInputError
 from comfyui.settings import Settings
 from comfyui.url_policy import Origin, display_url, origin
 from comfyui.weights.folders import safe_file_name
+from comfyui.weights.remote import CivitaiFile, HubFile, Kind, Source, Tokens, bearer
 from comfyui.weights.sources import civitai_links, hub_links
 from comfyui.weights.sources.hub_links import NoFileError
-from comfyui.weights.sources.model import CivitaiFile, HubFile, Kind, Source, Tokens, bearer
 
 _HUGGING_FACE = "https://huggingface.co"
 _HUGGING_FACE_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"})

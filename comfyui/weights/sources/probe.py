@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comfyui.url_policy import display_url
-from comfyui.weights.answers import check_answer, declared_size, file_name, total_of_range, validator_of
-from comfyui.weights.http import REQUEST_FAILURES, HttpOpener, OpenedResponse
-from comfyui.weights.sources.model import RemoteFile, Source
+from comfyui.weights.http.answers import check_answer, declared_size, file_name, total_of_range, validator_of
+from comfyui.weights.http.opener import REQUEST_FAILURES, HttpOpener, OpenedResponse
+from comfyui.weights.remote import RemoteFile, Source
 
 _FIRST_BYTE = {"Range": "bytes=0-0"}
 

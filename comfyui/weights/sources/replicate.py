@@ -14,11 +14,11 @@ from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from comfyui.errors import DownloadError, WeightsError
-from comfyui.weights.answers import check_answer, total_of_range
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.http import HttpOpener, OpenedResponse
+from comfyui.weights.http.answers import check_answer, total_of_range
+from comfyui.weights.http.opener import HttpOpener, OpenedResponse
 from comfyui.weights.judge.formats import SAFETENSORS_EXTENSIONS
-from comfyui.weights.sources.model import RemoteFile, Source, TarMember
+from comfyui.weights.remote import RemoteFile, Source, TarMember
 
 _BLOCK = tarfile.BLOCKSIZE
 _WINDOW_BYTES = 256 * 1024

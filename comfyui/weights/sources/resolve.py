@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from comfyui.errors import DownloadError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.http import REQUEST_FAILURES, HttpOpener
+from comfyui.weights.http.opener import REQUEST_FAILURES, HttpOpener
+from comfyui.weights.remote import RemoteFile, Source
 from comfyui.weights.sources.civitai import resolve_civitai
 from comfyui.weights.sources.huggingface import resolve_hugging_face
-from comfyui.weights.sources.model import RemoteFile, Source
 from comfyui.weights.sources.probe import resolve_plain
 from comfyui.weights.sources.replicate import resolve_tar_member
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from comfyui.errors import DownloadError, RequestError, StoppedError
 from comfyui.url_policy import display_url
-from comfyui.weights.http import REQUEST_FAILURES, HttpOpener
+from comfyui.weights.http.opener import REQUEST_FAILURES, HttpOpener
 from comfyui.weights.sources import plain
 from comfyui.weights.sources.probe import probe
 from comfyui.weights.tar.reader import TarReader

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from comfyui.errors import DownloadError, StoppedError, WeightsError
-from comfyui.weights.http import READ_TIMEOUT_S
+from comfyui.weights.http.opener import READ_TIMEOUT_S
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
 from comfyui.weights.transfer.faults import InterruptedPieceError, PieceFault
 from comfyui.weights.transfer.flights import Flight, Flights

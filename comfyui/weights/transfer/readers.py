@@ -22,9 +22,9 @@ import urllib3
 
 from comfyui.errors import DownloadError
 from comfyui.url_policy import origin
-from comfyui.weights.answers import validator_of
-from comfyui.weights.http import HttpOpener, OpenedResponse
-from comfyui.weights.refusals import refusal
+from comfyui.weights.http.answers import validator_of
+from comfyui.weights.http.opener import HttpOpener, OpenedResponse
+from comfyui.weights.http.refusals import refusal
 from comfyui.weights.sources import Source
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError
 

@@ -1,4 +1,4 @@
-"""What the sources speak of: tokens, an understood entry, and a file that a server has told about. Pure."""
+"""A file somewhere else: who serves it, with which token, what its server has told about it. Pure."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from requests.utils import requote_uri, select_proxy
 from comfyui.errors import DownloadError
 from comfyui.settings import Settings
 from comfyui.url_policy import check_address, check_url, display_url
-from comfyui.weights.sources.model import Source
+from comfyui.weights.remote import Source
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0

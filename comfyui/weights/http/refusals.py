@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from comfyui.errors import DownloadError
-from comfyui.weights.sources.model import Kind, Source
+from comfyui.weights.remote import Kind, Source
 
 
 def refusal(source: Source, status: int, retry_after: str | None) -> DownloadError:

@@ -16,9 +16,9 @@ import requests
 
 from comfyui.errors import DownloadError
 from comfyui.weights.folders import safe_file_name
-from comfyui.weights.http import as_utf8
-from comfyui.weights.refusals import refusal
-from comfyui.weights.sources.model import Source
+from comfyui.weights.http.opener import as_utf8
+from comfyui.weights.http.refusals import refusal
+from comfyui.weights.remote import Source
 
 
 def check_answer(response: requests.Response, source: Source, *, status: int = 200) -> None:

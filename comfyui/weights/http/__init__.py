@@ -1,0 +1,1 @@
+"""One request to a server from outside, and what its answer means."""
