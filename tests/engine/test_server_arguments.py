@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from comfyui.engine.device import runs_on_cpu
-from comfyui.engine.server import NO_FRONTEND, EngineFolders, engine_environment, free_port, main_arguments
+from comfyui.engine.server import NO_FRONTEND, SPINS, EngineFolders, engine_environment, free_port, main_arguments
 from comfyui.settings import Settings
 
 
@@ -93,6 +93,12 @@ def test_the_stand_in_packages_come_before_the_callers_pythonpath() -> None:
     assert engine_environment({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"{ours}:/a:/b"
     assert engine_environment({})["PYTHONUNBUFFERED"] == "1"
     assert Path(ours).is_dir()
+
+
+def test_waiting_threads_spin_for_less_unless_somebody_says_how_long() -> None:
+    assert engine_environment({})["GOMP_SPINCOUNT"] == SPINS
+    assert engine_environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in engine_environment({"OMP_WAIT_POLICY": "active"})
 
 
 def test_a_free_port_can_be_listened_on_at_once() -> None:
