@@ -59,8 +59,13 @@ class Training:
     async def run_proof(self, engine: Engine, prompt: Prompt, patience: Patience, observe: Observer) -> HistoryEntry:
         """In place of proof.run_graph: the same, and a kill as soon as a node of the graph is at work."""
 
+        to_be_killed = self.kills > 0
+
         def seen(item: Event | LogLine) -> None:
-            if isinstance(item, Executing) and self.kills:
+            nonlocal to_be_killed
+            if isinstance(item, Executing) and to_be_killed:
+                # Once: an event that was under way already comes after the kill.
+                to_be_killed = False
                 self.kills -= 1
                 assert engine.pid is not None
                 os.kill(engine.pid, signal.SIGKILL)
