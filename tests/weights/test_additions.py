@@ -93,6 +93,17 @@ def test_an_addition_lies_behind_the_files_it_is_made_from(
     assert read_manifest(str(out), settings) == manifest
 
 
+def test_a_member_that_could_not_be_made_is_left_out(server: FileServer, settings: Settings, tmp_path: Path) -> None:
+    addition = Made({name: data for name, data in MEMBERS.items() if name != "training/empty.txt"})
+    addition.members = list(MEMBERS)
+    out = tmp_path / "weights.tar"
+    manifest = baked(server.put("/base.safetensors", BASE), out, settings, addition)
+    assert [weight.path for weight in manifest.training] == ["training/loss.csv", "training/sample.png"]
+    with tarfile.open(out) as tar:
+        assert "training/empty.txt" not in tar.getnames()
+    assert read_manifest(str(out), settings) == manifest
+
+
 def test_what_it_refuses_is_not_fetched(server: FileServer, settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "out" / "weights.tar"
     with pytest.raises(TrainingInputError, match="no"):
