@@ -25,7 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from comfyui.engine.engine import new_run_dir
 from comfyui.engine.upstream import ensure_upstream
-from comfyui.errors import ComfyUIModelError, RequestError, StoppedError
+from comfyui.errors import ComfyUIModelError, RequestError
 from comfyui.local.terminal import Console, can_draw
 from comfyui.local.train_lora_arguments import Options, parse_arguments
 from comfyui.settings import Settings
@@ -38,6 +38,7 @@ from comfyui.training.links import Links, base_of, probe
 from comfyui.training.progress import PlainReport
 from comfyui.training.tensors import read_tensors
 from comfyui.training.trainer import Base, Existing, TrainedLora, train_lora
+from comfyui.weights.bring.present import digest_of
 from comfyui.weights.disk import room_errors, write_whole
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
@@ -46,7 +47,6 @@ from comfyui.weights.manifest import Weight
 from comfyui.weights.sources import RemoteFile, Tokens
 from comfyui.weights.transfer.readers import FileReader
 
-CHUNK_BYTES = 1024**2
 WEIGHT_FILES = (*SAFETENSORS_EXTENSIONS, *GGUF_EXTENSIONS, *PICKLE_EXTENSIONS)
 
 
@@ -193,16 +193,11 @@ class _Work:
         with closing(FileReader(checkpoint)) as reader:
             # What it is comes first: a hash of gigabytes is only worth while for what can be trained on.
             model = base_of(reader, Weight(path, None, checkpoint.stat().st_size, ""))
-        verifier = Verifier(path, allow_pickle=False)
-        with checkpoint.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                if self._stop.is_set():
-                    raise StoppedError("The training was stopped.")
-                verifier.feed(chunk)
+        digest = digest_of(path, checkpoint, self._stop, allow_pickle=False)
         link = self._settings.models_dir / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(checkpoint)
-        return replace(model, sha256=verifier.finish().sha256)
+        return replace(model, sha256=digest.sha256)
 
     def _existing(self, file: Path, base: Base) -> Existing:
         check_size(file.stat().st_size, file.name)

@@ -59,17 +59,8 @@ def test_a_folder_and_a_link_become_a_lora(images: Path, environ: dict[str, str]
     (tmp_path / "zorb-training" / "notes.txt").write_bytes(b"the person's own")
     with serve_files(demo_files(*SD15)) as urls:
         arguments = ["images", "--checkpoint", urls[CHECKPOINT], "--out", "zorb.safetensors", "--resolution", "64"]
-        arguments += [
-            "--steps",
-            "3",
-            "--batch-size",
-            "2",
-            "--trigger-word",
-            "zorb",
-            "--learning-rate",
-            "0.001",
-            "--overwrite",
-        ]
+        arguments += ["--steps", "3", "--batch-size", "2", "--trigger-word", "zorb", "--learning-rate", "0.001"]
+        arguments += ["--overwrite"]
         done = subprocess.run(
             command("train-lora", *arguments),
             cwd=tmp_path,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from comfyui.errors import RequestError, TrainingInputError
 from comfyui.settings import Settings
@@ -43,7 +44,7 @@ def judge_links(given: Mapping[str, Sequence[str]], settings: Settings) -> Links
     kinds: set[Kind] = set()
     for name, entries in given.items():
         links: list[str] = []
-        for entry in (entry for text in entries for entry in parse_list(text)):
+        for entry in chain.from_iterable(map(parse_list, entries)):
             source = understand(entry, there, NO_TOKENS, input_name=name)
             notices.extend(source.notices)
             kinds |= {source.kind, understand(entry, settings, NO_TOKENS, input_name=name).kind}

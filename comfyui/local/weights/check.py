@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from comfyui.errors import RequestError, StoppedError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Needed
+from comfyui.weights.bring.present import file_chunks
 from comfyui.weights.folders import path_key
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
@@ -109,10 +111,10 @@ def check_folder(
         elif size != weight.size:
             problems.append(_other_size(weight.path, weight.size, size))
         else:
-            files.append(_File(weight.path, size, Digest(weight.size, weight.sha256), _chunks_of(file)))
+            files.append(_File(weight.path, size, Digest(weight.size, weight.sha256), partial(file_chunks, file)))
     for path in extra_files(folder, manifest):
         file = folder / path
-        files.append(_File(path, file.stat().st_size, None, _chunks_of(file)))
+        files.append(_File(path, file.stat().st_size, None, partial(file_chunks, file)))
     report = _check(files, listener, stop, problems)
     if extra_ok:
         return report
@@ -212,16 +214,6 @@ def _part(tar: RangedTar, offset: int, size: int) -> Callable[[], Iterator[bytes
     def chunks() -> Iterator[bytes]:
         for start in range(0, size, READ_BYTES):
             yield tar.read_at(offset + start, min(READ_BYTES, size - start))
-
-    return chunks
-
-
-def _chunks_of(file: Path) -> Callable[[], Iterator[memoryview]]:
-    def chunks() -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(READ_BYTES))
-        with file.open("rb", buffering=0) as opened:
-            while count := opened.readinto(buffer):
-                yield buffer[:count]
 
     return chunks
 

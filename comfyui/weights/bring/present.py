@@ -45,14 +45,22 @@ def full_check(stop: Event, *, allow_pickle: bool) -> Callable[[str, Digest, Pat
 
     def check(path: str, expected: Digest, file: Path) -> None:
         _check_size(path, expected, file)
-        verifier = Verifier(path, allow_pickle=allow_pickle, expected=expected)
-        for chunk in _chunks(file):
-            if stop.is_set():
-                raise StoppedError("The check of the weights was stopped.")
-            verifier.feed(chunk)
-        verifier.finish()
+        digest_of(path, file, stop, allow_pickle=allow_pickle, expected=expected)
 
     return check
+
+
+def digest_of(path: str, file: Path, stop: Event, *, allow_pickle: bool, expected: Digest | None = None) -> Digest:
+    """Read every byte of a weight file: its size in bytes and its SHA-256. `path` is what errors call it.
+
+    Raises WeightsError for one that is not whole, or not `expected`, OSError, and StoppedError once `stop` is set.
+    """
+    verifier = Verifier(path, allow_pickle=allow_pickle, expected=expected)
+    for chunk in file_chunks(file):
+        if stop.is_set():
+            raise StoppedError("The check of the weights was stopped.")
+        verifier.feed(chunk)
+    return verifier.finish()
 
 
 def quick_check(*, allow_pickle: bool) -> Callable[[str, Digest, Path], None]:
@@ -78,7 +86,7 @@ def quick_check(*, allow_pickle: bool) -> Callable[[str, Digest, Path], None]:
     return check
 
 
-def _chunks(file: Path) -> Iterator[memoryview]:
+def file_chunks(file: Path) -> Iterator[memoryview]:
     """A file's bytes, each piece good until the next; past the page cache where the disk allows it, for speed."""
     with mmap.mmap(-1, READ_BYTES) as memory, memoryview(memory) as buffer:
         try:
