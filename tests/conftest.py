@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,3 +43,18 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     """The plain settings of a test."""
     return make_settings()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread as a terminal would, whoever calls it; also where the tests run in the background.
+
+    Python prints and forgets an exception in a callback of the garbage collector, a KeyboardInterrupt, too.
+    Hypothesis installs such a callback, for good: it is away meanwhile.
+    """
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+    gc.callbacks.extend(callbacks)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -275,15 +273,6 @@ def test_patience_ends() -> None:
     )
 
 
-@pytest.fixture
-def hear_ctrl_c() -> Iterator[None]:
-    """A test run in the background is started with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("hear_ctrl_c")
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
@@ -293,15 +282,17 @@ def hear_ctrl_c() -> Iterator[None]:
         (0, ["The prediction could not be cancelled by request: URL broke the connection off before its answer"]),
     ],
 )
-def test_ctrl_c_cancels_the_prediction_and_says_if_that_could_not_be_done(status: int, expected: list[str]) -> None:
+def test_ctrl_c_cancels_the_prediction_and_says_if_that_could_not_be_done(
+    status: int, expected: list[str], ctrl_c: Callable[[], None]
+) -> None:
     cancelled = threading.Event()
 
     def answer(asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
         if asked.method == "POST":
             cancelled.set()
             return status, {}, b"{}"
-        # As a terminal does it; the main thread waits for our answer.
-        os.kill(os.getpid(), signal.SIGINT)
+        # The main thread waits for our answer.
+        ctrl_c()
         cancelled.wait(30)
         return 0, {}, b""
 
