@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(GUARD_DIR), *filter(None, [os.en
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
+import hypothesis  # noqa: E402
+
 from comfyui.settings import Settings  # noqa: E402
+
+# No property here is about time, and one stall of a busy machine takes longer than Hypothesis' deadline of 200 ms.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
@@ -43,6 +50,14 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     """The plain settings of a test."""
     return make_settings()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """A URL where nobody listens, nor will: a socket that does not listen keeps the port."""
+    with socket.socket() as keeper:
+        keeper.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{keeper.getsockname()[1]}"
 
 
 @pytest.fixture

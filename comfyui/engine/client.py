@@ -5,6 +5,7 @@ Routes and answers are those of ComfyUI 0.30.0 (server.py). Not for: what an ans
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -146,8 +147,11 @@ class ComfyUIClient:
             )
         except (aiohttp.ClientError, OSError) as error:
             raise EngineError(f"ComfyUI's websocket cannot be opened: {error}.") from error
-        async with socket:
+        try:
             yield EventStream(socket)
+        finally:
+            # To its end even if somebody cancels once more: half closed, it would stay until the garbage collection.
+            await asyncio.shield(socket.close())
 
     async def _json(
         self, method: str, route: str, body: Mapping[str, Any] | None = None, refusals: tuple[int, ...] = ()

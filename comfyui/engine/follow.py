@@ -63,7 +63,9 @@ async def until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str
             while not pending.done():
                 await asyncio.wait({pending}, timeout=OBSERVE_EVERY_S)
                 watch.pass_on(lines)
-                watch.check()
+                # An event that is there but not read yet is a sign of life: it was us who did not look.
+                if not pending.done():
+                    watch.check()
         finally:
             pending.cancel()
         event = pending.result()

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,8 @@ NO_FRONTEND = Path(__file__).with_name("no_frontend")
 READY_POLL_S = 0.05
 PROBE_TIMEOUT_S = 5.0
 PORT_TRIES = 3
+OWN_PORTS = range(20000, 32768)
+"""Where `free_port` looks first."""
 SECRET_NAME = re.compile(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?|PAT|API_?KEY|ACCESS_KEY|PRIVATE_KEY)(_|$)|^COG_WEIGHTS$",
     re.IGNORECASE,
@@ -95,7 +99,15 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
+    """A loopback port that nobody listened on a moment ago, and that no other program is given by chance.
+
+    A server takes seconds to start. Linux, macOS and Windows give programs that ask for any port one from 32768 on
+    (ip(7), ip_local_port_range; RFC 6335, section 6), so this looks below.
+    """
+    for _ in range(PORT_TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", secrets.choice(OWN_PORTS)))
+            return int(probe.getsockname()[1])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

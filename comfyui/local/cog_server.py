@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import requests
 
 from comfyui.deadline import Deadline
-from comfyui.engine.server import free_port
+from comfyui.engine.server import PORT_TAKEN, PORT_TRIES, free_port
 from comfyui.errors import EngineError
 from comfyui.process import LineLog, ManagedProcess
 from comfyui.settings import PROJECT_ROOT
@@ -46,29 +46,35 @@ class CogServer:
         port: int | None = None,
     ) -> None:
         self.mode = mode
-        self.port = port or free_port()
-        self.base_url = f"http://127.0.0.1:{self.port}"
+        self._host = host
+        self._sink = sink
         stub = {"predict": "predict.py:Predictor", "train": "train.py:train"}[mode]
-        env = {
+        self._env = {
             **os.environ,
             **environ,
-            "PORT": str(self.port),
             f"COG_{mode.upper()}_TYPE_STUB": stub,
             # Cog starts its worker as `python` from PATH, whatever Python runs the server.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         }
-        self._process = ManagedProcess(
-            ["-m", "cog.server.http", "--host", host, *(["--x-mode", "train"] if mode == "train" else [])],
-            cwd=PROJECT_ROOT,
-            env=env,
-            log=LineLog(lambda line: sink(readable_line(line))),
-        )
+        self._starts_left = 1 if port else PORT_TRIES
+        self._process = self._start(port or free_port())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+    def _start(self, port: int) -> ManagedProcess:
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}"
+        self._starts_left -= 1
+        return ManagedProcess(
+            ["-m", "cog.server.http", "--host", self._host, *(["--x-mode", "train"] if self.mode == "train" else [])],
+            cwd=PROJECT_ROOT,
+            env={**self._env, "PORT": str(port)},
+            log=LineLog(lambda line: self._sink(readable_line(line))),
+        )
 
     @property
     def pid(self) -> int:
@@ -80,12 +86,12 @@ class CogServer:
         return self._process.returncode()
 
     def health(self) -> dict[str, Any]:
-        """The answer of /health-check; {} while nobody answers."""
+        """The answer of /health-check; {} while nobody answers, or somebody else."""
         try:
-            answer: dict[str, Any] = requests.get(f"{self.base_url}/health-check", timeout=HEALTH_TIMEOUT_S).json()
-        except requests.ConnectionError:
+            answer = requests.get(f"{self.base_url}/health-check", timeout=HEALTH_TIMEOUT_S).json()
+        except requests.RequestException:
             return {}
-        return answer
+        return answer if isinstance(answer, dict) else {}
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait until setup is done. Raises EngineError with the reason if it fails, DeadlineError when it is late."""
@@ -94,9 +100,24 @@ class CogServer:
                 raise EngineError(f"The {self.mode} server's setup failed:\n{health['setup'].get('logs', '').strip()}")
             if (returncode := self.returncode()) is not None:
                 tail = "\n".join(readable_line(line) for line in self._process.ended_lines()[-20:])
+                if PORT_TAKEN.search(tail):
+                    self._start_elsewhere()
+                    continue
                 raise EngineError(f"The {self.mode} server ended with exit code {returncode}:\n{tail}")
             deadline.check()
             time.sleep(HEALTH_POLL_S)
+
+    def _start_elsewhere(self) -> None:
+        """Start again on another port: between our choice of one and the bind, another program may have taken it.
+
+        Raises EngineError where the caller chose it, and when it happens again and again.
+        """
+        if not self._starts_left:
+            raise EngineError(
+                f"Port {self.port} is taken: another program listens there. Stop that one, or choose another port."
+            )
+        self.stop()
+        self._process = self._start(free_port())
 
     def call(self, inputs: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """POST /predictions or /trainings and wait for the end; the answer has status, output, error, logs.

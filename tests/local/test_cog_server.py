@@ -1,18 +1,64 @@
-"""What Cog's server prints and answers, made readable. The server itself runs in tests/e2e."""
+"""Cog's server as a child: where it listens, and what it prints and answers. What it serves is in tests/e2e."""
 
 from __future__ import annotations
 
 import mimetypes
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from comfyui.local.cog_server import file_of_data_uri, readable_line, suffix_of_data_uri
+from comfyui.deadline import Deadline
+from comfyui.engine.server import free_port
+from comfyui.errors import EngineError
+from comfyui.local import cog_server
+from comfyui.local.cog_server import CogServer, file_of_data_uri, readable_line, suffix_of_data_uri
 
+READY_S = 120.0
 LINE = (
     '{"timestamp":"2026-11-20T07:12:00.1Z","level":"INFO","fields":{"message":"[comfyui] Starting server"},'
     '"target":"coglet::worker"}'
 )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port at which somebody answers who is not Cog."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield other.getsockname()[1]
+        other.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_port_that_was_taken_meanwhile_is_left_for_another(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = [taken_port, taken_port, free_port()]
+    monkeypatch.setattr(cog_server, "free_port", lambda: ports.pop(0))
+    with CogServer("train", environ={}, sink=lambda _line: None) as server:
+        server.wait_ready(Deadline(READY_S, "Its setup"))
+        assert server.port not in (0, taken_port)
+        assert server.health()["status"] == "READY"
+    assert ports == []
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_said_in_a_sentence(taken_port: int) -> None:
+    with (
+        CogServer("train", environ={}, sink=lambda _line: None, port=taken_port) as server,
+        pytest.raises(EngineError) as caught,
+    ):
+        server.wait_ready(Deadline(READY_S, "Its setup"))
+    assert str(caught.value) == (
+        f"Port {taken_port} is taken: another program listens there. Stop that one, or choose another port."
+    )
 
 
 @pytest.fixture

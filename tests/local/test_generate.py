@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfyui.engine.server import free_port
 from comfyui.errors import RequestError
 from comfyui.local.generate.arguments import Options, parse_arguments
 from comfyui.local.generate.generate import describe, find_endpoint, link_tokens, main, read_image, summary
@@ -179,9 +178,10 @@ def test_tokens_for_links_go_to_the_server_only_when_given_and_only_where_nobody
         link_tokens(parse("--hf-token-file", str(tmp_path / "nowhere")), home)
 
 
-def test_the_workflow_is_printed_without_a_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    arguments = ["--prompt", "a fox", "--config", str(config), "--url", url, "--checkpoint", "x", "--print-workflow"]
+def test_the_workflow_is_printed_without_a_server(
+    config: Path, capsys: pytest.CaptureFixture[str], nobody: str
+) -> None:
+    arguments = ["--prompt", "a fox", "--config", str(config), "--url", nobody, "--checkpoint", "x", "--print-workflow"]
     assert main(arguments) == 0
     workflow = workflow_of(json.loads(capsys.readouterr().out))
     assert [node.class_type for node in workflow.nodes.values()].count("KSampler") == 1
@@ -189,26 +189,26 @@ def test_the_workflow_is_printed_without_a_server(config: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_failure_is_one_message(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nobody: str, as_json: bool
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    arguments = ["--prompt", "a", "--config", str(config), "--url", url, "--checkpoint", "x", "--out", str(tmp_path)]
+    arguments = ["--prompt", "a", "--config", str(config), "--url", nobody, "--checkpoint", "x", "--out", str(tmp_path)]
     assert main([*arguments, *(["--json"] if as_json else [])]) == 1
     printed = capsys.readouterr()
     if as_json:
         answer = json.loads(printed.out)
         assert answer["error"] == "EngineError"
-        assert answer["message"].startswith(f"There is no server at {url}.")
+        assert answer["message"].startswith(f"There is no server at {nobody}.")
     else:
         assert printed.out == ""
-        assert printed.err.splitlines()[-1].startswith(f"There is no server at {url}. Start one with ./scripts/serve")
+        assert printed.err.splitlines()[-1].startswith(
+            f"There is no server at {nobody}. Start one with ./scripts/serve"
+        )
 
 
 def test_an_output_folder_that_is_a_file_is_known_before_the_picture_is_made(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nobody: str
 ) -> None:
     (tmp_path / "out").touch()
-    url = f"http://127.0.0.1:{free_port()}"
-    arguments = ["--prompt", "a", "--config", str(config), "--url", url, "--checkpoint", "x", "--out"]
+    arguments = ["--prompt", "a", "--config", str(config), "--url", nobody, "--checkpoint", "x", "--out"]
     assert main([*arguments, str(tmp_path / "out")]) == 1
     assert "File exists" in capsys.readouterr().err

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import requests
 
-from comfyui.engine.server import free_port
 from comfyui.errors import ComfyUIModelError, DownloadError, EngineError, RequestError
 from comfyui.local import predictions_http
 from comfyui.local.predictions_http import Answer, Endpoint, PredictionsClient
@@ -118,14 +117,14 @@ def test_an_answer_is_read_with_its_logs_and_without_cogs_own_words() -> None:
         Answer("x", "canceled", None, "", "", {}).succeeded()
 
 
-def test_a_token_goes_to_its_server_and_is_shown_nowhere() -> None:
+def test_a_token_goes_to_its_server_and_is_shown_nowhere(nobody: str) -> None:
     endpoint = Endpoint("http://127.0.0.1:1", TOKEN)
     assert TOKEN not in repr(endpoint)
     with gateway(always(200, DONE)) as standing:
         predict(Endpoint(standing.url, TOKEN))
     assert standing.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
     with pytest.raises(EngineError) as caught:
-        predict(Endpoint(f"http://127.0.0.1:{free_port()}", TOKEN))
+        predict(Endpoint(nobody, TOKEN))
     assert TOKEN not in str(caught.value)
 
 
@@ -139,12 +138,14 @@ def test_a_redirect_is_not_followed_since_the_token_is_not_for_there() -> None:
         assert elsewhere.asked == []
 
 
-def test_no_token_of_the_netrc_file_and_no_proxy_comes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_of_the_netrc_file_and_no_proxy_comes_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody: str
+) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n", "utf-8")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("http_proxy", nobody)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert requests.utils.get_netrc_auth("http://127.0.0.1") == ("me", "secret")
@@ -221,11 +222,11 @@ def test_what_is_no_answer_says_who_must_act(
     assert error_of(always(status, body), kind) == said
 
 
-def test_no_server_names_the_script_that_starts_one() -> None:
+def test_no_server_names_the_script_that_starts_one(nobody: str) -> None:
     with pytest.raises(EngineError) as caught:
-        predict(Endpoint(url := f"http://127.0.0.1:{free_port()}"))
+        predict(Endpoint(nobody))
     assert str(caught.value) == (
-        f"There is no server at {url}. Start one with ./scripts/serve, and wait until it says Ready."
+        f"There is no server at {nobody}. Start one with ./scripts/serve, and wait until it says Ready."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time of the display alone, in seconds: it stands until a test moves it on."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(run_display, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
 def shown(stream: io.StringIO) -> list[str]:
     """The lines of a terminal after what was written to it: each ends as it was drawn last."""
     return [line.split("\r\x1b[K")[-1] for line in stream.getvalue().split("\n")]
@@ -57,15 +66,16 @@ def test_comfyuis_own_lines_are_there_for_those_who_ask() -> None:
     assert stream.getvalue() == "[comfyui] [INFO] got prompt\n"
 
 
-def test_on_a_terminal_the_bar_moves_in_place_below_the_lines_and_is_gone_at_the_end() -> None:
+def test_on_a_terminal_the_bar_moves_in_place_below_the_lines_and_is_gone_at_the_end(clock: SimpleNamespace) -> None:
     stream = FakeTerminal()
     with RunDisplay(stream, verbose=False) as display:
         display.log(STEP)
         assert shown(stream) == [f"   0 s  {STEP}"]
         display.say("something happened")
         assert shown(stream) == ["something happened", f"   0 s  {STEP}"]
+        clock.now += 42.4
         display.log(" 75%|███████▌  | 6/8 Decode")
-        assert shown(stream)[-1] == "   0 s   75%|███████▌  | 6/8 Decode"
+        assert shown(stream)[-1] == "  42 s   75%|███████▌  | 6/8 Decode"
     assert shown(stream) == ["something happened", ""]
 
 

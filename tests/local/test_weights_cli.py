@@ -583,16 +583,18 @@ def test_a_mistyped_path_gets_the_nearest_one(weights: Weights, with_a: tuple[st
 
 
 def test_two_adds_at_once_lose_no_entry(
-    environ: dict[str, str], with_a: tuple[str, str], manifest: Path, tmp_path: Path
+    environ: dict[str, str], with_a: tuple[str, str], manifest: Path, hub: HuggingFaceStandin, tmp_path: Path
 ) -> None:
     first = Manifest.load(manifest)
     Manifest(()).save(manifest)
+    asked_before = len(hub.seen)
     folder = os.open(manifest.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     command = [SCRIPT, "add", "hf://me/models/loras/a.safetensors#name=b.safetensors", "--to", "loras", *with_a]
     with subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        _wait_for(lambda: len(hub.seen) > asked_before)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=1.5)
+            process.wait(timeout=0.5)
         # What another add writes while this one waits for its turn.
         first.save(manifest)
         os.close(folder)
@@ -663,12 +665,23 @@ def test_ctrl_c_in_a_bake_says_what_stays_and_the_next_one_goes_on_from_there(
     assert str(tmp_path / ".weights.tar.part") in said
     assert "the same command goes on" in said
     assert not (tmp_path / "weights.tar").exists()
+    plan, *batches = [json.loads(line) for line in (tmp_path / ".weights.tar.journal").read_bytes().splitlines()]
+    size, first = plan["piece_bytes"], plan["files"][0]["offset"]
+    # Pieces end where the tar is aligned, not where the file is.
+    kept = [(piece * size - first, (piece + 1) * size - first) for batch in batches for _, piece in batch]
+    assert kept
     held.let_go.set()
     storage.seen.clear()
     done = weights(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Going on where an earlier bake stopped" in done.stderr
-    assert not any(re.match(r"bytes=0-[1-9]", seen.headers.get("Range", "")) for seen in storage.seen)
+    ranges = [seen.headers.get("Range", "") for seen in storage.seen]
+    # The first byte is asked for to know what the server says of the file.
+    asked = [re.fullmatch(r"bytes=(\d+)-(\d+)", text) for text in ranges if text not in ("", "bytes=0-0")]
+    assert asked
+    for found in asked:
+        assert found is not None
+        assert not any(int(found[1]) < end and int(found[2]) >= start for start, end in kept)
     assert files_below(tmp_path) == ["weights.tar"]
     assert weights("verify", "weights.tar").returncode == 0
 
@@ -699,30 +712,63 @@ def test_ctrl_c_in_a_restore_leaves_nothing(
         assert json.loads(out.splitlines()[-1])["error"] == "Interrupted"
 
 
-def test_a_second_ctrl_c_ends_it_at_once(environ: dict[str, str], storage: StorageStandin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["bake", "pull", "restore"])
+def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(
+    environ: dict[str, str], storage: StorageStandin, manifest: Path, tmp_path: Path, command: str
+) -> None:
     answer_now = threading.Event()
 
     def silent(answer: Answer) -> Answer:
         answer_now.wait(LIMIT_S)
         return answer
 
-    # Nothing can be asked to stop while it waits for the answer to its first question.
     storage.mangle = silent
-    command = [SCRIPT, "bake", "--lora", storage.put("/a.safetensors", A)]
+    link = storage.put("/a.safetensors", A)
+    Manifest((Weight("loras/a.safetensors", link, len(A), sha256(A)),)).save(manifest)
+    rest = {"bake": ["--lora", link], "pull": ["--manifest", str(manifest)], "restore": [link, "models"]}[command]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+        [SCRIPT, command, *rest], cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     ) as process:
         try:
             _wait_for(lambda: bool(storage.seen))
             process.send_signal(signal.SIGINT)
-            assert process.stderr is not None
-            assert any("once more" in line for line in process.stderr)
-            # A person is never so fast as to hit the moment in which Python begins to wait without looking at signals.
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=5) == 130
+            _, said = process.communicate(timeout=LIMIT_S / 2)
         finally:
             answer_now.set()
+    assert process.returncode == 130
+    assert "Stopped." in said
+    assert "Traceback" not in said
+
+
+HANGS_ON_ITS_WAY_OUT = f"""
+import time
+from comfyui.local.weights.cli import hear_ctrl_c
+try:
+    with hear_ctrl_c():
+        print("begun", flush=True)
+        time.sleep({LIMIT_S})
+except KeyboardInterrupt:
+    print("hangs", flush=True)
+    time.sleep({LIMIT_S})
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_what_hangs_on_its_way_out() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGS_ON_ITS_WAY_OUT],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for expected in ("begun", "hangs"):
+            assert process.stdout.readline().strip() == expected
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=LIMIT_S / 2) == 130
+        assert "Traceback" not in process.stderr.read()
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

@@ -67,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def hear_ctrl_c() -> Iterator[Event]:
-    """An event that Ctrl-C sets, beside the KeyboardInterrupt; a second Ctrl-C ends the process at once."""
+    """An event that Ctrl-C sets, beside the KeyboardInterrupt; a second Ctrl-C ends the process at once.
+
+    It does so also after this context: the program is on its way out then, and that can take its time.
+    """
     stop = Event()
     before = signal.getsignal(signal.SIGINT)
 
@@ -85,7 +88,8 @@ def hear_ctrl_c() -> Iterator[Event]:
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not stop.is_set():
+            signal.signal(signal.SIGINT, before)
 
 
 def _bake(options: Options, settings: Settings, console: Console, stop: Event) -> int:

@@ -5,24 +5,19 @@ Whatever can be known to be wrong with a request is said here.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from comfyui.errors import TrainingInputError
 from comfyui.settings import Settings
 from comfyui.suggest import unknown_inputs_message
 from comfyui.weights.folders import TRAINING_INPUTS, path_key
+from comfyui.weights.http.at_once import at_once
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import check_extension
 from comfyui.weights.listener import Listener
 from comfyui.weights.sources import RemoteFile, Source, Tokens, parse_list, understand
 from comfyui.weights.sources.resolve import RETRY_WAITS_S, resolve
-
-RESOLVERS = 8
-"""How many servers are asked at once what they know of a file."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +87,11 @@ def find(
     def ask(item: Wanted) -> RemoteFile:
         return resolve(item.source, settings, opener=opener, retry_waits_s=retry_waits_s)
 
-    remotes = _at_once(ask, wanted)
+    remotes = at_once(ask, wanted)
     for remote in remotes:
         for notice in remote.notices:
             listener.say(notice)
     return [Found(item, remote) for item, remote in zip(wanted, remotes, strict=True)]
-
-
-def _at_once(ask: Callable[[Wanted], RemoteFile], wanted: Sequence[Wanted]) -> list[RemoteFile]:
-    """`ask` of each, RESOLVERS at a time. Daemon threads: Ctrl-C must not wait for a server that says nothing."""
-    answers: list[Future[RemoteFile]] = [Future() for _ in wanted]
-    waiting = deque(zip(wanted, answers, strict=True))
-
-    def work() -> None:
-        while True:
-            try:
-                item, answer = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                answer.set_result(ask(item))
-            except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
-                answer.set_exception(error)
-
-    for number in range(min(RESOLVERS, len(wanted))):
-        threading.Thread(target=work, name=f"resolve-{number}", daemon=True).start()
-    return [answer.result() for answer in answers]
 
 
 def check(found: Sequence[Found], *, allow_pickle: bool) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from comfyui.errors import SourceError, TrainingInputError, WeightsError
 from comfyui.settings import Settings
 from comfyui.weights.bring.fetch import Fetch, Needed
+from comfyui.weights.http.at_once import at_once
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import RemoteFile, Tokens, understand
 from comfyui.weights.sources.resolve import resolve
@@ -16,7 +16,6 @@ from comfyui.weights.transfer.faults import NoRangesError, PieceFault
 from comfyui.weights.transfer.job import Reader
 from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamReader
 
-_ASKED_AT_ONCE = 8
 _INPUTS = {"loras": "loras"}
 """Folders whose training input gives a link a meaning of its own (a tar that holds a LoRA)."""
 
@@ -48,8 +47,7 @@ class LinkSource:
         return [file for file in needed if file.digest is None]
 
     def _readers(self, files: Sequence[Needed]) -> dict[str, Reader | SourceError]:
-        with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="resolve") as pool:
-            return dict(zip((file.path for file in files), pool.map(self._ask, files), strict=True))
+        return dict(zip((file.path for file in files), at_once(self._ask, files), strict=True))
 
     def _ask(self, file: Needed) -> Reader | SourceError:
         """How to read the file at its link, or why it cannot be: the link's answer is another file."""

@@ -7,11 +7,11 @@ their own: a file whose header is whole and says something else is refused, even
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from comfyui.errors import ManifestError, SourceError, WeightsError
 from comfyui.weights.bring.fetch import Fetch, Needed, reason
+from comfyui.weights.http.at_once import at_once
 from comfyui.weights.judge.signatures import recognise
 from comfyui.weights.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from comfyui.weights.tar.layout import BLOCK, RECORD, member_header, padded, tar_length
@@ -26,8 +26,6 @@ _MAGIC_AT = 257
 _COMPRESSED = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 _WINDOW_BYTES = 1024**2
 """Headers that lie no further apart are read with one request, and what is between them too."""
-
-_LOOKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,7 @@ def look_at_headers(tar: RangedTar, files: Iterable[Needed]) -> None:
         for at, file in group:
             file.header_fault = header_fault(file, window[at - start : (file.offset or 0) - start])
 
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="headers") as pool:
-        list(pool.map(look, _close_together(spans)))
+    at_once(look, _close_together(spans))
 
 
 def end_fault(tar: RangedTar | StreamTar, contents: Contents) -> str | None:
