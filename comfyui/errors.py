@@ -149,9 +149,15 @@ class EngineError(ComfyUIModelError):
 
 
 class EngineDiedError(EngineError):
-    """The ComfyUI process ended. `returncode` is negative for a signal; `last_lines` is the end of its log."""
+    """The ComfyUI process ended. `returncode` is negative for a signal; `last_lines` is the end of its log.
 
-    def __init__(self, message: str, *, returncode: int | None, last_lines: Sequence[str]) -> None:
+    `had_prompt` says whether the prompt that was to be run may have reached it, and so may have ended it.
+    """
+
+    def __init__(
+        self, message: str, *, returncode: int | None, last_lines: Sequence[str], had_prompt: bool = False
+    ) -> None:
         super().__init__(message)
         self.returncode = returncode
         self.last_lines = tuple(last_lines)
+        self.had_prompt = had_prompt

@@ -74,6 +74,7 @@ class ManagedProcess:
 
     def __init__(self, program: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: LineLog) -> None:
         self.log = log
+        self._stopping = threading.Lock()
         watch_read, self._watch_write = os.pipe()
         try:
             self._popen = subprocess.Popen(
@@ -113,19 +114,20 @@ class ManagedProcess:
     def stop(self, grace_s: float = 5.0) -> int:
         """Ask the group to end (SIGTERM), then make it (SIGKILL) after `grace_s` seconds; returns the exit code.
 
-        After the process ended by itself, what is left of its group is killed. Calling it again is harmless: nobody is
-        signalled, for by then the group's number may be another's.
+        After the process ended by itself, what is left of its group is killed. Calling it again, or from two threads,
+        is harmless: nobody is signalled twice, for by then the group's number may be another's.
         """
-        if self._watch_write < 0:
-            return self._popen.wait()
-        if self._popen.poll() is None:
-            self._signal_group(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(timeout=grace_s)
-        self._signal_group(signal.SIGKILL)
-        returncode = self._popen.wait()
-        os.close(self._watch_write)
-        self._watch_write = -1
+        with self._stopping:
+            if self._watch_write < 0:
+                return self._popen.wait()
+            if self._popen.poll() is None:
+                self._signal_group(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    self._popen.wait(timeout=grace_s)
+            self._signal_group(signal.SIGKILL)
+            returncode = self._popen.wait()
+            os.close(self._watch_write)
+            self._watch_write = -1
         self._drain.join(timeout=5)
         return returncode
 

@@ -79,7 +79,7 @@ class _RunAgainError(Exception):
 
 
 async def run_workflow(engine: Engine, run: Run, say: Callable[[str], None]) -> RunResult:
-    """Run the workflow; once more if ComfyUI ended before it began, ran out of memory, or named files that are gone.
+    """Run the workflow; once more if ComfyUI ended before it had it, ran out of memory, or named files that are gone.
 
     Raises WorkflowError, ExecutionError, DeadlineError or an EngineError.
     """
@@ -138,8 +138,8 @@ class _Attempt:
             classes = NodeClasses(await self._engine.object_info(fresh=True))
             raise explain_refusal(refusal.answer, self._run.workflow, classes, self._run.input_names) from None
         except EngineDiedError as death:
-            if not self._times.started:
-                raise _RunAgainError("ComfyUI ended before it began with the workflow", death) from death
+            if not death.had_prompt:
+                raise _RunAgainError("ComfyUI ended before it was given the workflow", death) from death
             raise self._named(death) from None
 
     def _observe(self, item: Event | LogLine) -> None:
@@ -184,6 +184,7 @@ class _Attempt:
             f"{name} was the last that was seen at work: {death}",
             returncode=death.returncode,
             last_lines=death.last_lines,
+            had_prompt=death.had_prompt,
         )
 
     async def _metrics(self) -> dict[str, Any]:

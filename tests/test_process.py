@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -255,10 +256,18 @@ def test_a_parent_killed_outright_leaves_no_process_behind(starter: Starter) -> 
     until(lambda: all(gone(pid) for pid in pids.values()), within_s=5)
 
 
+def test_two_may_stop_it_at_once(starter: Starter) -> None:
+    process = starter.run([str(starter.write(STUBBORN))])
+    until(lambda: bool(starter.lines))
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(process.stop, (0.5, 0.5))) == [-signal.SIGKILL] * 2
+
+
 def test_two_processes_do_not_keep_each_other_alive(starter: Starter) -> None:
     """The second must not inherit the pipe by which the first sees that we live."""
-    first = starter.start("import time\nprint('up')\ntime.sleep(600)")
-    starter.start("import time\nprint('up')\ntime.sleep(600)")
+    program = [str(starter.write("import time\nprint('up')\ntime.sleep(600)"))]
+    first = starter.run(program)
+    starter.run(program)
     until(lambda: len(starter.lines) == 2)
     # What the kernel does for us when we are killed; the number stays open, so that stop() may close it.
     with Path(os.devnull).open("rb") as nothing:

@@ -20,8 +20,8 @@ import aiohttp
 import psutil
 
 from comfyui.deadline import Deadline
-from comfyui.engine.client import ComfyUIClient, HistoryEntry, SocketClosedError
-from comfyui.engine.follow import Observer, Watch, history_of, until_done
+from comfyui.engine.client import ComfyUIClient, HistoryEntry
+from comfyui.engine.follow import Observer, Watch, follow
 from comfyui.engine.server import EngineFolders, EngineServer
 from comfyui.engine.turn import OwnFolders, Turns, own_folders
 from comfyui.errors import ComfyUIModelError, EngineError
@@ -32,10 +32,12 @@ Answer = TypeVar("Answer")
 POLL_S = 0.02
 LET_GO_S = 8.0
 """How long ComfyUI may take to stop a cancelled prompt before it is ended itself."""
-SEE_DEATH_S = 1.0
-"""After its websocket closed, how long a process gets to be seen as ended before it is taken for alive."""
-ANSWER_S = 5.0
-"""How long a ComfyUI that has nothing to do may take to answer before it is taken for hung."""
+ANSWER_S = 3.0
+"""How long a ComfyUI that has nothing to do may take to answer before it is taken for hung. Cog gives up a health check
+after 5 s, and one that was given up could start nothing again.
+"""
+ASK_TRIES = 3
+"""How often a question is put to ComfyUI that dies before it has answered: others' prompts may take it down."""
 
 
 class Engine:
@@ -53,7 +55,8 @@ class Engine:
         self._starting = asyncio.Lock()
         self._turns = Turns()
         self._ready_pid: int | None = None
-        self._followed = 0
+        # How many prompts and questions of ours ComfyUI has before it: it may be too busy then to answer at once.
+        self._waiting = 0
         self._revival: asyncio.Task[None] | None = None
         self._object_info: tuple[int | None, Mapping[str, Any]] | None = None
 
@@ -102,37 +105,33 @@ class Engine:
 
     async def client(self) -> ComfyUIClient:
         """A client of a ComfyUI that answers, started again if need be. Raises as `ready` does."""
-        pid = self.pid
-        if self.alive() and pid == self._ready_pid:
-            client = self._client()
-            if await client.answers(within_s=ANSWER_S):
-                return client
-            # A process that was just killed still counts as running for a moment; by then another may be in its place.
-            if not await self._seen_dead() and not self._followed and self.pid == pid:
-                await self.end(f"it does not answer within {ANSWER_S:g} s, though it has nothing to do")
-        await self.ready()
-        return self._client()
+        return self._client_of(await self._answering())
 
     async def ask(self, question: Callable[[ComfyUIClient], Awaitable[Answer]]) -> Answer:
-        """What a ComfyUI that answers says; asked once more if it dies just then, for nothing is lost with it.
+        """What a ComfyUI that answers says; asked again if it dies just then, for nothing is lost with it.
 
         Raises as `client` does, and EngineError for an answer that makes no sense.
         """
-        client = await self.client()
-        try:
-            return await question(client)
-        except EngineError:
-            if not await self._seen_dead():
-                raise
-            return await question(await self.client())
+        tries = 0
+        while True:
+            server = await self._answering()
+            tries += 1
+            self._waiting += 1
+            try:
+                return await question(self._client_of(server))
+            except EngineError:
+                if tries == ASK_TRIES or not await server.seen_dead():
+                    raise
+            finally:
+                self._waiting -= 1
 
     async def healthy(self) -> bool:
         """Whether ComfyUI is fit for a prediction at this moment; if not, it is being started again.
 
-        While a prompt is followed its own deadlines watch over ComfyUI, which may be too busy to answer anybody else.
+        While ComfyUI works for a prediction, that one's deadlines watch over it; it may be too busy for anybody else.
         """
         started = self.alive() and self.pid == self._ready_pid
-        if started and (self._followed or await self._client().answers(within_s=ANSWER_S)):
+        if started and (self._waiting or await self._client_of(self._require_server()).answers(within_s=ANSWER_S)):
             return True
         if self._revival is None or self._revival.done():
             self._revival = asyncio.create_task(self._revive())
@@ -166,28 +165,28 @@ class Engine:
         without either. Raises PromptRefusedError, EngineDiedError, DeadlineError; whatever ends the wait (a cancel
         too), the prompt does not go on in ComfyUI.
         """
-        client = await self.client()
-        prompt_id, client_id = str(uuid.uuid4()), uuid.uuid4().hex
+        server = await self._answering()
+        prompt_id = str(uuid.uuid4())
         done = False
-        self._followed += 1
+        self._waiting += 1
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                entry = await self._follow(client, prompt, prompt_id, client_id, Watch(observe, stall_s))
+                watch = Watch(observe, stall_s)
+                entry = await follow(prompt, prompt_id, server, self._client_of(server), self._log, watch)
             done = True
             return entry
         except TimeoutError as error:
             raise deadline.error() from error
         finally:
             try:
-                if self.alive():
-                    await self._forget(client, prompt_id, cancel=not done)
+                if server.alive():
+                    await self._forget(server, prompt_id, cancel=not done)
             finally:
-                self._followed -= 1
+                self._waiting -= 1
 
     async def end(self, reason: str) -> None:
         """End a ComfyUI that cannot be relied on any more; the next prediction starts it again."""
-        self._log.add(f"ComfyUI is ended: {reason}")
-        await self._require_server().stop()
+        await self._end(self._require_server(), reason)
 
     async def stop(self) -> None:
         """End ComfyUI and remove its run folder; harmless when it was never started."""
@@ -203,47 +202,29 @@ class Engine:
             await asyncio.to_thread(shutil.rmtree, self._run_dir, ignore_errors=True)
             self._run_dir = None
 
-    async def _follow(
-        self, client: ComfyUIClient, prompt: Mapping[str, Any], prompt_id: str, client_id: str, watch: Watch
-    ) -> HistoryEntry:
-        """Submit, then listen until the prompt is done; a websocket that drops is opened again."""
-        submitted = False
-        with self._log.listen() as lines:
-            while True:
-                try:
-                    async with client.events(client_id) as stream:
-                        if not submitted:
-                            await client.submit(prompt, prompt_id=prompt_id, client_id=client_id)
-                            submitted = True
-                        elif entry := await client.history(prompt_id):
-                            return entry
-                        await until_done(stream, prompt_id, lines, watch)
-                        return await history_of(client, prompt_id)
-                except (SocketClosedError, EngineError):
-                    await self._raise_if_dead("while it ran the workflow")
-                    if not submitted:
-                        raise
-                    watch.check()
-                finally:
-                    watch.pass_on(lines)
+    async def _answering(self) -> EngineServer:
+        """The process of a ComfyUI that answers, started again if need be. Raises as `ready` does."""
+        server = self._server
+        if server is not None and server.alive() and server.pid == self._ready_pid:
+            if await self._client_of(server).answers(within_s=ANSWER_S):
+                return server
+            # A process that was just killed still counts as running for a moment; by then another may be in its place.
+            if not await server.seen_dead() and not self._waiting and self._server is server:
+                await self._end(server, f"it does not answer within {ANSWER_S:g} s, though it has nothing to do")
+        await self.ready()
+        return self._require_server()
 
-    async def _raise_if_dead(self, when: str) -> None:
-        if await self._seen_dead():
-            raise self._require_server().died(when)
+    async def _end(self, server: EngineServer, reason: str) -> None:
+        self._log.add(f"ComfyUI is ended: {reason}")
+        await server.stop()
 
-    async def _seen_dead(self) -> bool:
-        """Whether the process ends within SEE_DEATH_S."""
-        for _ in range(int(SEE_DEATH_S / POLL_S)):
-            if not self.alive():
-                return True
-            await asyncio.sleep(POLL_S)
-        return False
-
-    async def _forget(self, client: ComfyUIClient, prompt_id: str, *, cancel: bool) -> None:
+    async def _forget(self, server: EngineServer, prompt_id: str, *, cancel: bool) -> None:
         """Leave nothing of the prompt in ComfyUI; one that cannot let go of it is ended, and started again when needed.
 
         It must not hide the error that brought us here, nor be cut short by a second cancel.
         """
+
+        client = self._client_of(server)
 
         async def clean() -> None:
             if cancel:
@@ -260,8 +241,8 @@ class Engine:
                 async with asyncio.timeout(LET_GO_S):
                     await clean()
             except (EngineError, TimeoutError) as error:
-                if self.alive():
-                    await self.end(str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s")
+                if server.alive():
+                    await self._end(server, str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s")
 
         cleaning = asyncio.ensure_future(clean_in_time())
         cancelled: asyncio.CancelledError | None = None
@@ -281,8 +262,8 @@ class Engine:
         except ComfyUIModelError as error:
             self._log.add(f"ComfyUI could not be started again: {error}")
 
-    def _client(self) -> ComfyUIClient:
-        return ComfyUIClient(self._require_server().base_url, self._http())
+    def _client_of(self, server: EngineServer) -> ComfyUIClient:
+        return ComfyUIClient(server.base_url, self._http())
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:

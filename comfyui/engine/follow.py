@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry
+from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry, SocketClosedError
 from comfyui.engine.events import Event, Executing
-from comfyui.errors import DeadlineError
+from comfyui.engine.server import EngineServer
+from comfyui.errors import DeadlineError, EngineError
+from comfyui.process import LineLog
 
 HISTORY_POLL_S = 0.02
 OBSERVE_EVERY_S = 0.2
@@ -55,7 +59,40 @@ class Watch:
             raise DeadlineError("Waiting for any sign of life of ComfyUI", self._stall_s, hint=hint)
 
 
-async def until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: Watch) -> None:
+async def follow(
+    prompt: Mapping[str, Any], prompt_id: str, server: EngineServer, client: ComfyUIClient, log: LineLog, watch: Watch
+) -> HistoryEntry:
+    """Submit a prompt to `server`, whose `client` it is, and listen until it is done; returns its history.
+
+    A websocket that drops is opened again. Raises PromptRefusedError, EngineDiedError, DeadlineError, and EngineError
+    where the prompt could not be submitted. `server` is asked whether it lives, not whichever ComfyUI is there by then:
+    another prediction may have started the next one already.
+    """
+    client_id = uuid.uuid4().hex
+    sent = submitted = False
+    with log.listen() as lines:
+        while True:
+            try:
+                async with client.events(client_id) as stream:
+                    if not submitted:
+                        sent = True
+                        await client.submit(prompt, prompt_id=prompt_id, client_id=client_id)
+                        submitted = True
+                    elif entry := await client.history(prompt_id):
+                        return entry
+                    await _until_done(stream, prompt_id, lines, watch)
+                    return await _history_of(client, prompt_id)
+            except (SocketClosedError, EngineError):
+                if await server.seen_dead():
+                    raise server.died("while it ran the workflow", had_prompt=sent) from None
+                if not submitted:
+                    raise
+                watch.check()
+            finally:
+                watch.pass_on(lines)
+
+
+async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: Watch) -> None:
     """Hand on events and log lines until ComfyUI says that it is done with this prompt."""
     while True:
         pending = asyncio.ensure_future(stream.next())
@@ -77,7 +114,7 @@ async def until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str
             return
 
 
-async def history_of(client: ComfyUIClient, prompt_id: str) -> HistoryEntry:
+async def _history_of(client: ComfyUIClient, prompt_id: str) -> HistoryEntry:
     """The entry of a prompt that is done; asked again should ComfyUI be slower to write it than to say so."""
     while True:
         if entry := await client.history(prompt_id):

@@ -27,6 +27,8 @@ from comfyui.settings import Settings
 
 NO_FRONTEND = Path(__file__).with_name("no_frontend")
 READY_POLL_S = 0.05
+SEE_DEATH_S = 1.0
+"""After its websocket closed, how long a process gets to be seen as ended before it is taken for alive."""
 PROBE_TIMEOUT_S = 5.0
 PORT_TRIES = 3
 OWN_PORTS = range(20000, 32768)
@@ -165,7 +167,15 @@ class EngineServer:
             deadline.check()
             await asyncio.sleep(READY_POLL_S)
 
-    def died(self, when: str) -> EngineDiedError:
+    async def seen_dead(self) -> bool:
+        """Whether the process ends within SEE_DEATH_S."""
+        for _ in range(int(SEE_DEATH_S / READY_POLL_S)):
+            if not self.alive():
+                return True
+            await asyncio.sleep(READY_POLL_S)
+        return False
+
+    def died(self, when: str, *, had_prompt: bool = False) -> EngineDiedError:
         """The error for a process that ended by itself: its exit code and the end of its log."""
         lines = self._ended_lines()
         returncode = self._process.returncode() if self._process else None
@@ -180,6 +190,7 @@ class EngineServer:
             f"ComfyUI ended {when}, {how}. The last lines it printed:\n{tail or '    (nothing)'}",
             returncode=returncode,
             last_lines=lines,
+            had_prompt=had_prompt,
         )
 
     async def stop(self) -> None:

@@ -35,11 +35,6 @@ class RunTimes:
                 return
 
     @property
-    def started(self) -> bool:
-        """Whether ComfyUI has taken the prompt from its queue."""
-        return self._started is not None
-
-    @property
     def queue_s(self) -> float:
         """Seconds until ComfyUI took the prompt."""
         return (self._started or self._clock()) - self._submitted

@@ -19,8 +19,8 @@ import pytest
 import pytest_asyncio
 
 from comfyui.deadline import Deadline
-from comfyui.engine.client import PromptRefusedError
-from comfyui.engine.engine import Engine
+from comfyui.engine.client import ComfyUIClient, PromptRefusedError
+from comfyui.engine.engine import ASK_TRIES, Engine
 from comfyui.engine.events import Event, ExecutionFailed, Progress
 from comfyui.engine.follow import LogLine
 from comfyui.engine.server import free_port
@@ -33,6 +33,8 @@ from tests.parts import EMPTY_IMAGE, SD3, TEST_MODELS, demo_files, example, larg
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUICK_S = 60.0
+STALL_S = 5.0
+"""Longer than a busy machine is silent between two steps of the sampler."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,12 @@ def ignore(_item: Event | LogLine) -> None:
 def endless() -> dict[str, Any]:
     """A workflow that runs for hours."""
     return example("tiny_sd3", steps=10_000, seed=time.time_ns() % 2**32, width=256, height=256)
+
+
+async def warm_up(engine: Engine) -> None:
+    """Load what `endless` needs: a checkpoint loads in silence, for seconds on a busy machine."""
+    workflow = example("tiny_sd3", steps=1, seed=time.time_ns() % 2**32, width=256, height=256)
+    assert (await engine.run(workflow, deadline=quick(), observe=ignore)).succeeded
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
@@ -159,16 +167,15 @@ async def test_a_failing_node_is_in_the_history_with_its_exception(engine: Engin
     assert "SafetensorError" in entry.failure.exception_type
 
 
-async def test_a_cancel_stops_comfyui_within_a_second(engine: Engine) -> None:
+async def test_a_cancel_stops_the_prompt_and_comfyui_lives_on(engine: Engine) -> None:
     async with running(engine, endless(), quick()) as task:
-        start = time.monotonic()
+        pid = engine.pid
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while not await queue_is_empty(engine):
-            assert time.monotonic() < start + 1.0
-            await asyncio.sleep(0.02)
+        assert await queue_is_empty(engine)
     assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
+    assert engine.pid == pid
 
 
 async def test_however_often_a_run_is_cancelled_it_ends_when_comfyui_has_let_go(engine: Engine) -> None:
@@ -190,27 +197,20 @@ async def test_the_deadline_stops_the_prompt_and_says_so(engine: Engine) -> None
 
 async def test_a_comfyui_that_hangs_is_noticed_ended_and_started_again(engine: Engine) -> None:
     """SIGSTOP: the process is alive, its sockets are open, and nothing comes any more."""
+    await warm_up(engine)
     pid = engine.pid
     assert pid is not None
-    at_work = asyncio.Event()
-
-    def observe(item: Event | LogLine) -> None:
-        if isinstance(item, Progress):
-            at_work.set()
-
-    run = asyncio.ensure_future(engine.run(endless(), deadline=quick(), observe=observe, stall_s=1.0))
-    await asyncio.wait_for(at_work.wait(), QUICK_S)
-    os.kill(pid, signal.SIGSTOP)
-    start = time.monotonic()
-    with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 1 s"):
-        await run
-    assert time.monotonic() - start < 20
+    async with running(engine, endless(), quick(), stall_s=STALL_S) as task:
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 5 s"):
+            await task
     assert not engine.alive()
     assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
     assert engine.pid != pid
 
 
-async def test_a_killed_comfyui_is_noticed_at_once_and_started_again(engine: Engine) -> None:
+async def test_a_killed_comfyui_is_noticed_and_started_again(engine: Engine) -> None:
+    await engine.ready()
     async with running(engine, endless(), quick()) as task:
         first_pid = engine.pid
         assert first_pid is not None
@@ -218,11 +218,46 @@ async def test_a_killed_comfyui_is_noticed_at_once_and_started_again(engine: Eng
         os.kill(first_pid, signal.SIGKILL)
         with pytest.raises(EngineDiedError, match="while it ran the workflow, killed by signal 9") as death:
             await task
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < QUICK_S / 3, "long before any deadline"
+    assert death.value.had_prompt
     assert death.value.returncode == -signal.SIGKILL
     assert any("got prompt" in line for line in death.value.last_lines)
     assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
     assert engine.pid != first_pid
+
+
+async def test_a_killed_comfyui_is_noticed_though_another_is_there_already(engine: Engine) -> None:
+    """As when another prediction starts it again in the moment before the one that was followed looks."""
+    await engine.ready()
+    async with running(engine, endless(), quick()) as task:
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        while engine.alive():
+            time.sleep(0.001)  # noqa: ASYNC251 - nobody else may come to look meanwhile
+        engine.spawn()
+        with pytest.raises(EngineDiedError, match="while it ran the workflow, killed by signal 9"):
+            await task
+        assert engine.alive()
+    assert (await engine.run(EMPTY_IMAGE, deadline=quick(), observe=ignore)).succeeded
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+async def test_a_question_is_asked_again_while_comfyui_dies_of_others(engine: Engine, deaths: int) -> None:
+    pids: list[int] = []
+
+    async def question(client: ComfyUIClient) -> Any:
+        if len(pids) < deaths:
+            assert engine.pid is not None
+            pids.append(engine.pid)
+            os.kill(engine.pid, signal.SIGKILL)
+        return await client.object_info()
+
+    if deaths < ASK_TRIES:
+        assert "KSampler" in await engine.ask(question)
+    else:
+        with pytest.raises(EngineError, match="ComfyUI does not answer GET /object_info"):
+            await engine.ask(question)
+    assert len(set(pids)) == deaths
 
 
 @dataclass
@@ -285,11 +320,12 @@ async def test_a_dropped_websocket_loses_nothing(engine_settings: Settings) -> N
 async def test_a_comfyui_that_hangs_and_takes_no_connection_is_noticed(engine_settings: Settings) -> None:
     async with proxied(engine_settings) as (engine, proxy):
         assert engine.pid is not None
-        async with running(engine, endless(), quick(), stall_s=1.0) as task:
+        await warm_up(engine)
+        async with running(engine, endless(), quick(), stall_s=STALL_S) as task:
             os.kill(engine.pid, signal.SIGSTOP)
             proxy.server.close()
             proxy.cut()
-            with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 1 s"):
+            with pytest.raises(DeadlineError, match=r"any sign of life of ComfyUI took longer than the 5 s"):
                 await task
         assert not engine.alive()
 
@@ -337,7 +373,10 @@ async def test_comfyui_gets_no_secret_of_ours(engine_settings: Settings, monkeyp
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     engine = Engine(engine_settings, sink=lambda _line: None)
     engine.spawn()
-    environ = psutil.Process(engine.pid).environ()
+    process = psutil.Process(engine.pid)
+    # The kernel shows it only some moments after a program has begun.
+    await until(lambda: bool(process.environ()))
+    environ = process.environ()
     await engine.stop()
     assert "r8_secret" not in json.dumps(environ)
     assert "hf_secret" not in json.dumps(environ)
