@@ -56,6 +56,8 @@ class CogServer:
             # Cog starts its worker as `python` from PATH, whatever Python runs the server.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         }
+        # One for all health checks: the end of each would be a moment in which Python loses a Ctrl-C.
+        self._health = requests.Session()
         self._starts_left = 1 if port else PORT_TRIES
         self._process = self._start(port or free_port())
 
@@ -88,7 +90,7 @@ class CogServer:
     def health(self) -> dict[str, Any]:
         """The answer of /health-check; {} while nobody answers, or somebody else."""
         try:
-            answer = requests.get(f"{self.base_url}/health-check", timeout=HEALTH_TIMEOUT_S).json()
+            answer = self._health.get(f"{self.base_url}/health-check", timeout=HEALTH_TIMEOUT_S).json()
         except requests.RequestException:
             return {}
         return answer if isinstance(answer, dict) else {}
@@ -136,6 +138,7 @@ class CogServer:
 
     def stop(self) -> None:
         """End the server and everything it started; harmless when it has ended."""
+        self._health.close()
         self._process.stop(STOP_GRACE_S)
 
 

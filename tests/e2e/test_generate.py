@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,12 +76,14 @@ class Generate:
             # A test run in the background hands on that SIGINT is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         ) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if "Sampler, step" in line:
-                    break
-            yield process
-            process.kill()
+            try:
+                assert process.stderr is not None
+                for line in process.stderr:
+                    if "Sampler, step" in line:
+                        break
+                yield process
+            finally:
+                process.kill()
 
 
 @pytest.fixture
@@ -210,6 +213,7 @@ def test_a_server_whose_setup_failed_is_not_waited_for(tmp_path: Path) -> None:
     with CogServer("predict", environ=environ, sink=lambda line: None) as server:
         while server.health().get("status") not in ("SETUP_FAILED", "STARTING"):
             assert server.returncode() is None
+            time.sleep(0.1)
         done = Generate(tmp_path, server.base_url)(*SMALL)
     assert done.returncode == 1
     assert "takes no predictions: its state is SETUP_FAILED. Its own log says why" in done.stderr
