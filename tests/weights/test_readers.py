@@ -41,6 +41,13 @@ BODY = bytes(range(256)) * 40
 
 @pytest.fixture
 def opener(settings: Settings) -> Iterator[HttpOpener]:
+    with HttpOpener(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def hasty_opener(settings: Settings) -> Iterator[HttpOpener]:
+    """One that soon takes a silent server for gone."""
     with HttpOpener(settings, read_timeout_s=0.5) as opened:
         yield opened
 
@@ -228,8 +235,10 @@ def test_a_refusal_is_final(server: FileServer, opener: HttpOpener, settings: Se
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.RESET, Fault.STALL, Fault.NONSENSE])
-def test_a_connection_that_fails(faulty: FaultServer, opener: HttpOpener, settings: Settings, fault: Fault) -> None:
-    reader = ranged(opener, settings, faulty.put("/a.safetensors", BODY, data_faults={0: fault}))
+def test_a_connection_that_fails(
+    faulty: FaultServer, hasty_opener: HttpOpener, settings: Settings, fault: Fault
+) -> None:
+    reader = ranged(hasty_opener, settings, faulty.put("/a.safetensors", BODY, data_faults={0: fault}))
     out, counts = bytearray(1000), [0]
     with pytest.raises(InterruptedPieceError):
         counts.extend(reader.read(0, memoryview(out)))
@@ -337,9 +346,9 @@ def test_a_stream_of_another_length(
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.RESET, Fault.STALL, Fault.BUSY, Fault.GZIP, Fault.NONSENSE])
-def test_a_stream_that_fails(faulty: FaultServer, opener: HttpOpener, settings: Settings, fault: Fault) -> None:
+def test_a_stream_that_fails(faulty: FaultServer, hasty_opener: HttpOpener, settings: Settings, fault: Fault) -> None:
     url = faulty.put("/a.safetensors", BODY, data_faults={0: fault})
-    with closing(stream(opener, settings, url)) as reader:
+    with closing(stream(hasty_opener, settings, url)) as reader:
         with pytest.raises(InterruptedPieceError):
             read(reader, 0, len(BODY))
         reader.close()
@@ -348,7 +357,9 @@ def test_a_stream_that_fails(faulty: FaultServer, opener: HttpOpener, settings: 
         assert read(reader, 0, len(BODY)) == BODY
     with pytest.raises(InterruptedPieceError):
         list(
-            stream_chunks(opener, source_of(faulty.put("/b", BODY, data_faults={0: fault}), settings), url[:-14] + "/b")
+            stream_chunks(
+                hasty_opener, source_of(faulty.put("/b", BODY, data_faults={0: fault}), settings), url[:-14] + "/b"
+            )
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from comfyui.errors import DownloadError, StoppedError, WeightsError
 from comfyui.weights.http.opener import READ_TIMEOUT_S
 from comfyui.weights.transfer.buffers import PAGE_BYTES, BufferPool, Loan
+from comfyui.weights.transfer.counts import Counts
 from comfyui.weights.transfer.faults import InterruptedPieceError, PieceFault
 from comfyui.weights.transfer.flights import Flight, Flights
 from comfyui.weights.transfer.job import FileJob, Piece
@@ -114,14 +115,13 @@ class _Pump:
         self._fatal = fatal
         self._options = options
         self._policy = options.policy
-        self._progress = progress
+        self._counts = Counts(progress)
         self._note = note
         self._outer_stop = stop
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._queue: deque[tuple[FileJob, Piece]] = deque()
-        self._counted: dict[int, int] = {}
         self._flights = Flights(options.policy.slow_piece_s)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._wake = threading.Event()
@@ -160,6 +160,8 @@ class _Pump:
                 if not job.finished:
                     job.fail(StoppedError("The transfer ended before this file was done."))
                 job.wait_until_still()
+                self._tell(job)
+            self._counts.close(self._jobs)
         if self._failure is not None:
             raise self._failure
 
@@ -224,11 +226,11 @@ class _Pump:
         kept = piece.index in job.on_disk
         if kept:
             job.target.read_into(job.offset + piece.start, view)
-            self._advance(job, piece.length)
+            self._counts.advance(job, piece.length)
         elif not self._fill(flight, view):
             return False
         if not job.claim(piece):
-            self._advance(job, -piece.length)
+            self._counts.advance(job, -piece.length)
             return False
         self._store(job, piece, view, kept=kept)
         job.land(piece, view, loan.lend())
@@ -244,7 +246,7 @@ class _Pump:
                 view = place_in(loan.buffer.view, job.offset + piece.start, piece.length)
                 count = 0
                 for total in job.reader.read(piece.start, view):
-                    self._advance(job, total - count)
+                    self._counts.advance(job, total - count)
                     count = total
                     position = piece.start + count
                     if self._stop.is_set():
@@ -280,12 +282,17 @@ class _Pump:
             try:
                 for total in job.reader.read(piece.start + filled, view[filled:]):
                     flight.move()
-                    self._advance(job, total - got)
+                    self._counts.advance(job, total - got)
                     got = total
                     if not self._needs(flight):
                         break
             except InterruptedPieceError as fault:
                 reason, wish_s = fault.reason, fault.retry_after_s
+            except Exception:
+                if self._needs(flight):
+                    raise
+                # Another worker has brought it: what its server says to this one now is nobody's news.
+                reason = "nobody needs it"
             filled += got
             if filled == piece.length:
                 return True
@@ -302,7 +309,7 @@ class _Pump:
             flight.rest(wait_s)
             self._stop.wait(wait_s)
             if not self._needs(flight):
-                self._advance(job, -filled)
+                self._counts.advance(job, -filled)
                 return False
 
     def _needs(self, flight: Flight) -> bool:
@@ -325,20 +332,11 @@ class _Pump:
         if news:
             self._proven(job)
 
-    def _advance(self, job: FileJob, count: int) -> None:
-        """Tell of bytes, unless the job has failed: then all of its bytes have been taken back."""
-        with self._lock:
-            if job.error is not None:
-                return
-            self._counted[id(job)] = self._counted.get(id(job), 0) + count
-        self._progress(job, count)
-
     def _fail(self, job: FileJob, error: Exception) -> None:
         job.fail(error)
-        with self._lock:
-            in_vain = self._counted.pop(id(job), 0) if job.error is error else 0
-        if in_vain:
-            self._progress(job, -in_vain)
+        if job.error is not error:
+            return
+        self._counts.take_back(job)
         if self._fatal(job, error):
             self._end_with(error)
 
