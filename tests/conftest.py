@@ -29,8 +29,8 @@ import hypothesis  # noqa: E402
 
 from comfyui.settings import Settings  # noqa: E402
 
-# No property here is about time, and one stall of a busy machine takes longer than Hypothesis' deadline of 200 ms. In CI
-# the cases are the same each time: no change fails by one that has nothing to do with it.
+# No property here is about time, and one stall of a busy machine takes longer than Hypothesis' deadline of 200 ms.
+# In CI the cases are the same each time: no change fails by one that has nothing to do with it.
 hypothesis.settings.register_profile(
     "ours",
     deadline=None,
