@@ -155,15 +155,17 @@ class EngineServer:
     async def wait_ready(self, session: aiohttp.ClientSession, deadline: Deadline) -> None:
         """Wait until it answers /system_stats. Raises EngineDiedError as soon as it ends, DeadlineError when late."""
         tries = 1
-        while not await self._answers(session):
+        while True:
+            # First: one that has ended may have lost its port to another ComfyUI, which would answer.
             if not self.alive():
                 # Between our choice of a port and its bind, another program may have taken it.
-                if tries < PORT_TRIES and PORT_TAKEN.search("\n".join(self._ended_lines())):
-                    tries += 1
-                    await self.stop()
-                    self.spawn()
-                    continue
-                raise self.died("while it started")
+                if tries == PORT_TRIES or not PORT_TAKEN.search("\n".join(self._ended_lines())):
+                    raise self.died("while it started")
+                tries += 1
+                await self.stop()
+                self.spawn()
+            elif await self._answers(session):
+                return
             deadline.check()
             await asyncio.sleep(READY_POLL_S)
 

@@ -216,7 +216,9 @@ def checkout(source: GitSource, target: Path, tools: Tools) -> str:
     target.mkdir()
     # --template=: no hooks of this machine.
     _git(tools, ["git", "init", "--quiet", "--template=", "."], source, "Preparing", target)
-    argv = ["git", "fetch", "--quiet", "--depth", "1", "--no-tags", "--", source.url, source.ref]
+    # No maintenance in the background, which would be at work in .git while that is removed.
+    quiet = ["-c", "maintenance.auto=false", "-c", "gc.auto=0"]
+    argv = ["git", *quiet, "fetch", "--quiet", "--depth", "1", "--no-tags", "--", source.url, source.ref]
     _git(tools, argv, source, "Fetching", target)
     # autocrlf off: the same bytes on every machine.
     argv = ["git", "-c", "core.autocrlf=false", "-c", "advice.detachedHead=false", "checkout", "--quiet", "FETCH_HEAD"]

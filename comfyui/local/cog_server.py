@@ -97,15 +97,17 @@ class CogServer:
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait until setup is done. Raises EngineError with the reason if it fails, DeadlineError when it is late."""
-        while (health := self.health()).get("status") not in ("READY", "BUSY"):
-            if health.get("status") == "SETUP_FAILED":
-                raise EngineError(f"The {self.mode} server's setup failed:\n{health['setup'].get('logs', '').strip()}")
+        while True:
             if (returncode := self.returncode()) is not None:
                 tail = "\n".join(readable_line(line) for line in self._process.ended_lines()[-20:])
-                if PORT_TAKEN.search(tail):
-                    self._start_elsewhere()
-                    continue
-                raise EngineError(f"The {self.mode} server ended with exit code {returncode}:\n{tail}")
+                if not PORT_TAKEN.search(tail):
+                    raise EngineError(f"The {self.mode} server ended with exit code {returncode}:\n{tail}")
+                self._start_elsewhere()
+            health = self.health()
+            if health.get("status") in ("READY", "BUSY"):
+                return
+            if health.get("status") == "SETUP_FAILED":
+                raise EngineError(f"The {self.mode} server's setup failed:\n{health['setup'].get('logs', '').strip()}")
             deadline.check()
             time.sleep(HEALTH_POLL_S)
 
