@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,10 @@ def _give(own: OwnFolders, folders: EngineFolders) -> None:
     """Make the prediction's files what ComfyUI finds in its input folder."""
     # Nothing lies in ComfyUI's folders between turns, unless a program besides ours put it there.
     for folder in (folders.input, folders.output, folders.temp):
-        for left in folder.iterdir():
-            left.unlink() if left.is_symlink() or left.is_file() else shutil.rmtree(left)
+        for left in _entries(folder):
+            with suppress(FileNotFoundError):
+                left.unlink() if left.is_symlink() or left.is_file() else shutil.rmtree(left)
+        _make_sure_of(folder)
     _move_all(own.input, folders.input)
 
 
@@ -99,12 +101,26 @@ def _take_back(own: OwnFolders, folders: EngineFolders) -> None:
     """Empty ComfyUI's folders; what was in them is the prediction's."""
     for theirs, ours in ((folders.input, own.input), (folders.output, own.output), (folders.temp, own.temp)):
         ours.mkdir(exist_ok=True)
-        if theirs.is_dir():
-            _move_all(theirs, ours)
-        theirs.mkdir(parents=True, exist_ok=True)
+        _move_all(theirs, ours)
+        _make_sure_of(theirs)
 
 
 def _move_all(source: Path, target: Path) -> None:
     # The folders themselves stay: nodes list them at any time, and a class whose list fails is missing in /object_info.
-    for entry in source.iterdir():
-        entry.rename(target / entry.name)
+    for entry in _entries(source):
+        with suppress(FileNotFoundError):
+            entry.rename(target / entry.name)
+
+
+def _make_sure_of(folder: Path) -> None:
+    # Python asks what is there after it was told that something is; by then it may be gone.
+    with suppress(FileExistsError):
+        folder.mkdir(exist_ok=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in one of ComfyUI's folders now: it removes its temp folder itself when it starts and when it ends."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []

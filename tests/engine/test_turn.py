@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,34 @@ async def test_what_an_earlier_program_left_there_is_gone(folders: EngineFolders
         write(folder / "old" / "a.png")
     async with own_folders(tmp_path / "own") as own, Turns().take(own, folders):
         assert [names(folder) for folder in (folders.input, folders.output, folders.temp)] == [[], [], []]
+
+
+async def test_comfyui_may_remove_its_temp_folder_at_any_moment(folders: EngineFolders, tmp_path: Path) -> None:
+    """As it does when it starts and when it ends (cleanup_temp in its main.py)."""
+    done = threading.Event()
+
+    def clean_up() -> None:
+        while not done.is_set():
+            shutil.rmtree(folders.temp, ignore_errors=True)
+
+    turns = Turns()
+    with ThreadPoolExecutor(1) as pool:
+        cleaning = pool.submit(clean_up)
+        try:
+            for number in range(200):
+                async with own_folders(tmp_path / "own") as own:
+                    write(own.input / "a.png")
+                    async with turns.take(own, folders):
+                        assert names(folders.input) == ["a.png"]
+                        write(folders.output / f"{number}.png")
+                        # Several, so that some are gone between the list and the move.
+                        with suppress(FileNotFoundError, FileExistsError):
+                            for preview in range(5):
+                                write(folders.temp / f"{preview}.png")
+                    assert names(own.output) == [f"{number}.png"]
+        finally:
+            done.set()
+        cleaning.result()
 
 
 async def test_turns_come_one_after_another_in_order(folders: EngineFolders, tmp_path: Path) -> None:
