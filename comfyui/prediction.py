@@ -131,7 +131,8 @@ async def predict(
                 watch.lap("wait_seconds")
                 if request.force_reset_cache:
                     await engine.ask(ComfyUIClient.free)
-                result = await run_workflow(engine, Run(workflow, run_folder, input_names, places, limits), say)
+                run = Run(workflow, classes, run_folder, input_names, places, limits)
+                result = await run_workflow(engine, run, say)
             watch.lap("run_seconds")
             options = ImageOptions(request.output_format, request.output_quality, request.embed_workflow, run_folder)
             outputs = [_after_turn(output, own, engine.folders) for output in result.files]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 LAUNCH_SCRIPT = Path(__file__).with_name("launch.py")
 KEPT_LINES = 60
+KILLED_S = 10.0
 """How many of its last lines a process's log keeps for an error message."""
 MAX_LINE_CHARS = 8192
 """A longer line is handed on in pieces, so that a program that never ends its line cannot fill our memory."""
@@ -75,6 +76,7 @@ class ManagedProcess:
     def __init__(self, program: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: LineLog) -> None:
         self.log = log
         self._stopping = threading.Lock()
+        self._given_up = False
         watch_read, self._watch_write = os.pipe()
         try:
             self._popen = subprocess.Popen(
@@ -103,8 +105,12 @@ class ManagedProcess:
         return self._popen.pid
 
     def returncode(self) -> int | None:
-        """None while it runs; then its exit code, negative for the signal that ended it."""
-        return self._popen.poll()
+        """None while it runs; then its exit code, negative for the signal that ended it.
+
+        One that SIGKILL did not end in time counts as ended by it.
+        """
+        returncode = self._popen.poll()
+        return -signal.SIGKILL if returncode is None and self._given_up else returncode
 
     def ended_lines(self) -> tuple[str, ...]:
         """The last lines of a process that has ended, read to the very end of its output."""
@@ -119,13 +125,17 @@ class ManagedProcess:
         """
         with self._stopping:
             if self._watch_write < 0:
-                return self._popen.wait()
+                return self.returncode() or 0
             if self._popen.poll() is None:
                 self._signal_group(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     self._popen.wait(timeout=grace_s)
             self._signal_group(signal.SIGKILL)
-            returncode = self._popen.wait()
+            # A process that is stuck in the kernel, in the driver of a GPU say, ends when the kernel lets it.
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=KILLED_S)
+            self._given_up = self._popen.poll() is None
+            returncode = self.returncode() or 0
             os.close(self._watch_write)
             self._watch_write = -1
         self._drain.join(timeout=5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,14 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Run:
-    """One workflow to be run.
+    """One workflow to be run, of node classes `classes`.
 
     `folder` is the folder below ComfyUI's output folder to save in, `input_names` what lies in its input folder,
     `places` which kinds of files are wanted ("output", "temp").
     """
 
     workflow: Workflow
+    classes: NodeClasses
     folder: str
     input_names: Sequence[str]
     places: Sequence[str]
@@ -125,7 +126,7 @@ class _Attempt:
         if not files:
             raise _nothing_made(found, workflow)
         self._check_all_there(files)
-        return RunResult(files, await self._metrics())
+        return RunResult(files, self._metrics())
 
     async def _follow(self, prompt: dict[str, Any], deadline: Deadline) -> HistoryEntry:
         try:
@@ -135,7 +136,10 @@ class _Attempt:
                     prompt, deadline=deadline, stall_s=self._run.limits.stall_s, observe=self._observe
                 )
         except PromptRefusedError as refusal:
-            classes = NodeClasses(await self._engine.object_info(fresh=True))
+            classes = self._run.classes
+            # The lists of files in them may be old. The refusal is the news, whatever becomes of this question.
+            with suppress(EngineError):
+                classes = NodeClasses(await self._engine.object_info(fresh=True))
             raise explain_refusal(refusal.answer, self._run.workflow, classes, self._run.input_names) from None
         except EngineDiedError as death:
             if not death.had_prompt:
@@ -187,10 +191,9 @@ class _Attempt:
             had_prompt=death.had_prompt,
         )
 
-    async def _metrics(self) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         times, nodes = self._times, self._run.workflow.nodes
-        classes = NodeClasses(await self._engine.object_info(fresh=False))
-        loaders = {node.id for node in nodes.values() if classes.loads_weights(node.class_type)}
+        loaders = {node.id for node in nodes.values() if self._run.classes.loads_weights(node.class_type)}
         metrics = {
             "queue_seconds": round(times.queue_s, 3),
             "execution_seconds": round(times.execution_s, 3),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from comfyui.errors import ComfyUIModelError, StoppedError
+from comfyui.errors import StoppedError
 
 Result = TypeVar("Result")
 STOP_POLL_S = 0.1
@@ -26,7 +26,8 @@ async def in_thread(work: Callable[[threading.Event], Result]) -> Result:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        with suppress(ComfyUIModelError):
+        # Whatever it fails with on the way out (Cog deletes a cancelled prediction's files) is not the news.
+        with suppress(Exception):
             await running
         raise
 

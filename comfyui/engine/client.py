@@ -142,11 +142,13 @@ class ComfyUIClient:
     async def events(self, client_id: str) -> AsyncIterator[EventStream]:
         """Listen as `client_id`; prompts submitted under that id report here. Submit after this has begun."""
         try:
-            socket = await self._session.ws_connect(
-                f"{self.base_url}/ws?clientId={client_id}", max_msg_size=MAX_MESSAGE_BYTES
-            )
+            async with asyncio.timeout(HTTP_TIMEOUT_S):
+                socket = await self._session.ws_connect(
+                    f"{self.base_url}/ws?clientId={client_id}", max_msg_size=MAX_MESSAGE_BYTES
+                )
         except (aiohttp.ClientError, OSError) as error:
-            raise EngineError(f"ComfyUI's websocket cannot be opened: {error}.") from error
+            reason = str(error) or type(error).__name__
+            raise EngineError(f"ComfyUI's websocket cannot be opened: {reason}.") from error
         try:
             yield EventStream(socket)
         finally:

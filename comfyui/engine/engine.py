@@ -7,25 +7,23 @@ way. Not for: reading workflows, or turning what a node reports into files.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-import psutil
 
 from comfyui.deadline import Deadline
 from comfyui.engine.client import ComfyUIClient, HistoryEntry
 from comfyui.engine.follow import Observer, Watch, follow
 from comfyui.engine.server import EngineFolders, EngineServer
 from comfyui.engine.turn import OwnFolders, Turns, own_folders
-from comfyui.errors import ComfyUIModelError, EngineError
+from comfyui.errors import ComfyUIModelError, DeadlineError, EngineError
 from comfyui.process import LineLog
+from comfyui.scratch import new_run_dir, remove_run_dir
 from comfyui.settings import Settings
 
 Answer = TypeVar("Answer")
@@ -33,9 +31,9 @@ POLL_S = 0.02
 LET_GO_S = 8.0
 """How long ComfyUI may take to stop a cancelled prompt before it is ended itself."""
 ANSWER_S = 3.0
-"""How long a ComfyUI that has nothing to do may take to answer before it is taken for hung. Cog gives up a health check
-after 5 s, and one that was given up could start nothing again.
-"""
+"""How long one look waits for an answer. Cog gives up a health check after 5 s, and then nothing would be started."""
+HUNG_S = 15.0
+"""How long a ComfyUI that has nothing to do may be silent before it is ended: to unload tens of GB takes it seconds."""
 ASK_TRIES = 3
 """How often a question is put to ComfyUI that dies before it has answered: others' prompts may take it down."""
 
@@ -54,9 +52,10 @@ class Engine:
         self._run_dir: Path | None = None
         self._starting = asyncio.Lock()
         self._turns = Turns()
-        self._ready_pid: int | None = None
-        # How many prompts and questions of ours ComfyUI has before it: it may be too busy then to answer at once.
+        # How many prompts and questions of ours ComfyUI has before it, and how many began or ended so far: while there
+        # are any, it may be too busy to answer.
         self._waiting = 0
+        self._uses = 0
         self._revival: asyncio.Task[None] | None = None
         self._object_info: tuple[int | None, Mapping[str, Any]] | None = None
 
@@ -87,21 +86,29 @@ class Engine:
         self._server.spawn()
 
     async def ready(self) -> None:
-        """Wait until ComfyUI answers; start it first if it is not running.
+        """Wait until ComfyUI has answered for the first time; start it first if it is not running.
 
-        Raises EngineDiedError with its last lines if it ends while it starts, DeadlineError if it takes too long.
+        Raises EngineDiedError with its last lines if it ends while it starts, DeadlineError if it takes too long; it is
+        ended then.
         """
         async with self._starting:
             if not self.alive():
                 if self._server is not None:
-                    self._log.add(f"ComfyUI is started again: {self._server.died('before this prediction')}")
+                    # First what it left behind: a child of it may hold its output open, and memory of the GPU.
                     await self._server.stop()
+                    self._log.add(f"ComfyUI is started again: {self._server.died('before this prediction')}")
                 self.spawn()
+            server = self._require_server()
+            if server.was_ready:
+                return
             limit_s = self._settings.engine_start_timeout_s
             hint = "Its log above says how far it got; ENGINE_START_TIMEOUT_S gives it longer."
-            deadline = Deadline(limit_s, "Starting ComfyUI", hint=hint)
-            await self._require_server().wait_ready(self._http(), deadline)
-            self._ready_pid = self.pid
+            try:
+                await server.wait_ready(self._http(), Deadline(limit_s, "Starting ComfyUI", hint=hint))
+            except DeadlineError:
+                # Else the next prediction would wait for the same one.
+                await self._end(server, f"it did not answer within the {limit_s:g} s it was given to start")
+                raise
 
     async def client(self) -> ComfyUIClient:
         """A client of a ComfyUI that answers, started again if need be. Raises as `ready` does."""
@@ -116,23 +123,24 @@ class Engine:
         while True:
             server = await self._answering()
             tries += 1
-            self._waiting += 1
             try:
-                return await question(self._client_of(server))
+                with self._in_use():
+                    return await question(self._client_of(server))
             except EngineError:
                 if tries == ASK_TRIES or not await server.seen_dead():
                     raise
-            finally:
-                self._waiting -= 1
 
     async def healthy(self) -> bool:
         """Whether ComfyUI is fit for a prediction at this moment; if not, it is being started again.
 
         While ComfyUI works for a prediction, that one's deadlines watch over it; it may be too busy for anybody else.
         """
-        started = self.alive() and self.pid == self._ready_pid
-        if started and (self._waiting or await self._client_of(self._require_server()).answers(within_s=ANSWER_S)):
-            return True
+        server = self._server
+        if server is not None and server.alive() and server.was_ready:
+            answers = self._waiting or await self._client_of(server).answers(within_s=ANSWER_S)
+            # A prediction may have begun meanwhile.
+            if answers or self._waiting:
+                return True
         if self._revival is None or self._revival.done():
             self._revival = asyncio.create_task(self._revive())
         return False
@@ -167,22 +175,27 @@ class Engine:
         """
         server = await self._answering()
         prompt_id = str(uuid.uuid4())
-        done = False
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                watch = Watch(observe, stall_s)
-                entry = await follow(prompt, prompt_id, server, self._client_of(server), self._log, watch)
-            done = True
-            return entry
-        except TimeoutError as error:
-            raise deadline.error() from error
-        finally:
+        watch = Watch(observe, stall_s)
+        done = late = False
+        with self._in_use():
             try:
-                if server.alive():
-                    await self._forget(server, prompt_id, cancel=not done)
+                async with asyncio.timeout(deadline.remaining_s()):
+                    entry = await follow(prompt, prompt_id, server, self._client_of(server), self._log, watch)
+                done = True
+                return entry
+            except TimeoutError as error:
+                late = True
+                raise deadline.error() from error
+            except DeadlineError:
+                late = True
+                raise
             finally:
-                self._waiting -= 1
+                if server.alive():
+                    if late and watch.never_begun(LET_GO_S):
+                        # What works prompts off is stuck; to take this one back would mend nothing for the next.
+                        await self._end(server, f"it did not begin with a prompt within {LET_GO_S:g} s")
+                    else:
+                        await self._forget(server, prompt_id, cancel=not done)
 
     async def end(self, reason: str) -> None:
         """End a ComfyUI that cannot be relied on any more; the next prediction starts it again."""
@@ -199,20 +212,37 @@ class Engine:
             await self._session.close()
             self._session = None
         if self._run_dir is not None:
-            await asyncio.to_thread(shutil.rmtree, self._run_dir, ignore_errors=True)
+            await asyncio.to_thread(remove_run_dir, self._run_dir)
             self._run_dir = None
 
     async def _answering(self) -> EngineServer:
-        """The process of a ComfyUI that answers, started again if need be. Raises as `ready` does."""
-        server = self._server
-        if server is not None and server.alive() and server.pid == self._ready_pid:
+        """The process of a ComfyUI that answers, started again if need be. Raises as `ready` does.
+
+        One that works for another prediction may be too busy to answer, and is waited for.
+        """
+        uses, since = self._uses, time.monotonic()
+        while (server := self._server) is not None and server.alive() and server.was_ready:
             if await self._client_of(server).answers(within_s=ANSWER_S):
                 return server
             # A process that was just killed still counts as running for a moment; by then another may be in its place.
-            if not await server.seen_dead() and not self._waiting and self._server is server:
-                await self._end(server, f"it does not answer within {ANSWER_S:g} s, though it has nothing to do")
+            if await server.seen_dead() or self._server is not server:
+                continue
+            if self._waiting or self._uses != uses:
+                uses, since = self._uses, time.monotonic()
+            elif time.monotonic() - since > HUNG_S:
+                await self._end(server, f"it does not answer for {HUNG_S:g} s, though it has nothing to do")
         await self.ready()
         return self._require_server()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._waiting += 1
+        self._uses += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._uses += 1
 
     async def _end(self, server: EngineServer, reason: str) -> None:
         self._log.add(f"ComfyUI is ended: {reason}")
@@ -241,7 +271,8 @@ class Engine:
                 async with asyncio.timeout(LET_GO_S):
                     await clean()
             except (EngineError, TimeoutError) as error:
-                if server.alive():
+                # What is done and only stays in its history does no harm.
+                if cancel and server.alive():
                     await self._end(server, str(error) or f"it did not let go of a prompt within {LET_GO_S:g} s")
 
         cleaning = asyncio.ensure_future(clean_in_time())
@@ -279,13 +310,3 @@ class Engine:
         if self._run_dir is None:
             raise EngineError("ComfyUI has not been started yet.")
         return self._run_dir
-
-
-def new_run_dir(runs: Path) -> Path:
-    """A folder for this process's ComfyUI below `runs`, named by our process id; those of dead processes go now."""
-    runs.mkdir(parents=True, exist_ok=True)
-    for old in runs.glob("engine-*-*"):
-        owner = old.name.split("-")[1]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"engine-{os.getpid()}-", dir=runs))

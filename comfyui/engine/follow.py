@@ -6,12 +6,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from comfyui.engine.client import ComfyUIClient, EventStream, HistoryEntry, SocketClosedError
-from comfyui.engine.events import Event, Executing
+from comfyui.engine.events import Event, Executing, ExecutionStart
 from comfyui.engine.server import EngineServer
 from comfyui.errors import DeadlineError, EngineError
 from comfyui.process import LineLog
@@ -37,20 +38,24 @@ class Watch:
     def __init__(self, observe: Observer, stall_s: float | None) -> None:
         self._observe = observe
         self._stall_s = stall_s
-        self._seen = time.monotonic()
+        self._since = self._seen = time.monotonic()
+        self._begun = False
 
     def see(self, item: Event | LogLine) -> None:
         """Something happened."""
         self._seen = time.monotonic()
+        self._begun = self._begun or isinstance(item, ExecutionStart)
         self._observe(item)
 
+    def never_begun(self, within_s: float) -> bool:
+        """Whether ComfyUI had so long, and did not begin with the prompt."""
+        return not self._begun and time.monotonic() - self._since > within_s
+
     def pass_on(self, lines: SimpleQueue[str]) -> None:
-        """Show the log lines that have come."""
-        while True:
-            try:
+        """Show the log lines that have come by now; a node may print faster than anybody reads."""
+        for _ in range(lines.qsize()):
+            with suppress(Empty):
                 self.see(LogLine(lines.get_nowait()))
-            except Empty:
-                return
 
     def check(self) -> None:
         """Raise DeadlineError if nothing has happened for too long."""
@@ -80,10 +85,12 @@ async def follow(
                         submitted = True
                     elif entry := await client.history(prompt_id):
                         return entry
-                    await _until_done(stream, prompt_id, lines, watch)
+                    await _until_done(stream, prompt_id, lines, watch, server.alive)
                     return await _history_of(client, prompt_id)
             except (SocketClosedError, EngineError):
                 if await server.seen_dead():
+                    # What it left behind may hold its output open, memory of the GPU, and files of this turn.
+                    await server.stop()
                     raise server.died("while it ran the workflow", had_prompt=sent) from None
                 if not submitted:
                     raise
@@ -92,7 +99,9 @@ async def follow(
                 watch.pass_on(lines)
 
 
-async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: Watch) -> None:
+async def _until_done(
+    stream: EventStream, prompt_id: str, lines: SimpleQueue[str], watch: Watch, alive: Callable[[], bool]
+) -> None:
     """Hand on events and log lines until ComfyUI says that it is done with this prompt."""
     while True:
         pending = asyncio.ensure_future(stream.next())
@@ -101,8 +110,12 @@ async def _until_done(stream: EventStream, prompt_id: str, lines: SimpleQueue[st
                 await asyncio.wait({pending}, timeout=OBSERVE_EVERY_S)
                 watch.pass_on(lines)
                 # An event that is there but not read yet is a sign of life: it was us who did not look.
-                if not pending.done():
-                    watch.check()
+                if pending.done():
+                    break
+                # Its children have copies of the connection: that one of them lives may keep it open.
+                if not alive():
+                    raise SocketClosedError
+                watch.check()
         finally:
             pending.cancel()
         event = pending.result()

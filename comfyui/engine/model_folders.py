@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from comfyui.engine.client import ComfyUIClient
 from comfyui.engine.engine import Engine
 from comfyui.errors import StorageError
 
@@ -74,25 +75,25 @@ class ModelFolders:
     async def inputs(self) -> ModelInputs:
         """Which inputs choose from which folder. Raises an EngineError, or StorageError where no file can be put."""
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(self._ask())
+            self._asking = asyncio.ensure_future(self._engine.ask(self._look))
         # A prediction that is cancelled meanwhile does not leave the markers behind.
         return await asyncio.shield(self._asking)
 
-    async def _ask(self) -> ModelInputs:
-        client = await self._engine.client()
+    async def _look(self, client: ComfyUIClient) -> ModelInputs:
         pid = self._engine.pid
-        if self._known is None or self._known[0] != pid:
-            folders = folders_below(self._models_dir, await client.model_folders())
-            probe = f"{self._probe}-{os.getpid()}-{uuid.uuid4().hex}"
-            await asyncio.to_thread(self._sweep, folders)
-            try:
-                markers = await asyncio.to_thread(self._mark, folders, probe)
-                object_info = await client.object_info()
-            finally:
-                await asyncio.to_thread(self._unmark, folders, probe)
-            inputs = marked_inputs(object_info, markers)
-            self._known = (pid, ModelInputs(inputs, {folder.name: folder for folder in folders}))
-        return self._known[1]
+        if self._known is not None and self._known[0] == pid:
+            return self._known[1]
+        folders = folders_below(self._models_dir, await client.model_folders())
+        probe = f"{self._probe}-{os.getpid()}-{uuid.uuid4().hex}"
+        await asyncio.to_thread(self._sweep, folders)
+        try:
+            markers = await asyncio.to_thread(self._mark, folders, probe)
+            object_info = await client.object_info()
+        finally:
+            await asyncio.to_thread(self._unmark, folders, probe)
+        inputs = ModelInputs(marked_inputs(object_info, markers), {folder.name: folder for folder in folders})
+        self._known = (pid, inputs)
+        return inputs
 
     def _mark(self, folders: Sequence[ModelFolder], probe: str) -> dict[str, ModelFolder]:
         """Put a marker into each folder; returns whose it is, by its name in a list."""

@@ -125,6 +125,8 @@ class EngineServer:
         self.port = 0
         self.on_cpu = True
         """Whether it was told to use no GPU."""
+        self.was_ready = False
+        """Whether the running process has answered."""
         self._process: ManagedProcess | None = None
 
     @property
@@ -146,6 +148,7 @@ class EngineServer:
         source = check_upstream(self._settings)
         self._settings.models_dir.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
+        self.was_ready = False
         self.on_cpu = runs_on_cpu(self._settings)
         arguments = main_arguments(self._settings, self.folders, self.port, cpu=self.on_cpu)
         self._process = ManagedProcess(
@@ -159,12 +162,13 @@ class EngineServer:
             # First: one that has ended may have lost its port to another ComfyUI, which would answer.
             if not self.alive():
                 # Between our choice of a port and its bind, another program may have taken it.
+                await self.stop()
                 if tries == PORT_TRIES or not PORT_TAKEN.search("\n".join(self._ended_lines())):
                     raise self.died("while it started")
                 tries += 1
-                await self.stop()
                 self.spawn()
             elif await self._answers(session):
+                self.was_ready = True
                 return
             deadline.check()
             await asyncio.sleep(READY_POLL_S)

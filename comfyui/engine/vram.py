@@ -30,11 +30,14 @@ class PeakVram:
             await asyncio.gather(looking, return_exceptions=True)
 
     async def _look(self, client: ComfyUIClient) -> None:
-        # Whether ComfyUI answers is for those to judge who follow the prompt.
-        with suppress(EngineError):
-            while (used := vram_in_use(await client.system_stats())) is not None:
+        while True:
+            # Whether ComfyUI answers is for those to judge who follow the prompt; it may be busy, and answer later.
+            with suppress(EngineError):
+                used = vram_in_use(await client.system_stats())
+                if used is None:
+                    return
                 self.bytes = max(used, self.bytes or 0)
-                await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 def vram_in_use(stats: Mapping[str, Any]) -> int | None:

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,11 +22,11 @@ from typing import Any, TextIO
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from comfyui.engine.engine import new_run_dir
 from comfyui.engine.upstream import ensure_upstream
 from comfyui.errors import ComfyUIModelError, RequestError
 from comfyui.local.terminal import Console, can_draw
 from comfyui.local.train_lora_arguments import Options, parse_arguments
+from comfyui.scratch import new_run_dir, remove_run_dir
 from comfyui.settings import Settings
 from comfyui.threads import in_thread, run_until
 from comfyui.training.base_model import check_name
@@ -111,7 +110,7 @@ def train(options: Options, settings: Settings, stop: Event) -> list[Path]:
             work = _Work(options, settings, folder, console, shown, stop)
             _write(work.run(), options.out, papers)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_run_dir(folder)
     return [options.out, papers]
 
 

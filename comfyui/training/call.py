@@ -6,16 +6,15 @@ pictures, then links.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from comfyui.engine.engine import new_run_dir
 from comfyui.engine.upstream import check_upstream
 from comfyui.errors import TrainingInputError
 from comfyui.run import Limits
+from comfyui.scratch import new_run_dir, remove_run_dir
 from comfyui.settings import Settings
 from comfyui.training.dataset import prepare_dataset, report
 from comfyui.training.in_tar import LoraInTar, TrainingOrder, Workplace
@@ -111,4 +110,4 @@ def train_and_bake(
         lora = LoraInTar(order, Links(settings, tokens, listener), PlainReport(say), Workplace(folder, out, log))
         return bake(request, out, settings, tokens, listener, allow_pickle=allow_pickle, stop=stop, addition=lora)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_run_dir(folder)

@@ -106,7 +106,7 @@ def prepare_dataset(
         room_errors(out_dir.parent, INPUT_NAME, "more bytes"),
         tempfile.TemporaryDirectory(prefix=".dataset-", dir=out_dir.parent) as work,
     ):
-        folder = source if source.is_dir() else _unpacked(source, Path(work) / "unpacked")
+        folder = source if source.is_dir() else _unpacked(source, Path(work) / "unpacked", stop)
         pictures = Path(work) / "pictures"
         pictures.mkdir()
         preparation = _Preparation(pictures, out_dir, resolution, fit, " ".join(trigger_word.split()), stop or Event())
@@ -167,7 +167,7 @@ def _require_empty(out_dir: Path) -> None:
         )
 
 
-def _unpacked(source: Path, folder: Path) -> Path:
+def _unpacked(source: Path, folder: Path, stop: Event | None) -> Path:
     if not source.is_file():
         raise TrainingInputError(f"{INPUT_NAME} {shown(str(source))} is not there.", input_name=INPUT_NAME)
     if archive_suffix(source) is None:
@@ -178,7 +178,7 @@ def _unpacked(source: Path, folder: Path) -> Path:
         )
     folder.mkdir()
     error = partial(TrainingInputError, input_name=INPUT_NAME)
-    unpack(source, folder, ArchiveInput(INPUT_NAME, "the archive", error, MAX_FILES, MAX_TOTAL_BYTES))
+    unpack(source, folder, ArchiveInput(INPUT_NAME, "the archive", error, MAX_FILES, MAX_TOTAL_BYTES), stop)
     return folder
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from comfyui.engine.engine import Engine
-from comfyui.errors import EngineError, ExecutionError, TrainingInputError
+from comfyui.errors import DeadlineError, EngineError, ExecutionError, TrainingInputError
 from comfyui.training.base_model import BaseModel
 from comfyui.training.continued import STEPS_KEY, ExistingLora, existing_lora, layers_name, offsets_name, with_offsets
 from comfyui.training.dataset import TrainingImage
@@ -97,8 +97,10 @@ class StagedTraining:
                 self._report.say(f"A sample after step {stage.end}")
                 try:
                     samples[_sample_name(stage.end)] = await self._sample(stage.end, tensors)
-                except ExecutionError as error:
-                    # A picture may take more memory than a step. It is an extra; the training is what is paid for.
+                except (ExecutionError, EngineError, DeadlineError) as error:
+                    # A picture may take more memory than a step. It is an extra; the training is what is paid for, and
+                    # goes on in a new ComfyUI if need be.
+                    self._patience.deadline.check()
                     self._report.say(f"No sample after step {stage.end}, and the training goes on: {error}")
                 metadata = {STEPS_KEY: str(before + stage.end)}
                 existing = existing_lora(tensors, metadata, self._model, "the LoRA so far")

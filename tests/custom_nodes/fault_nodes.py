@@ -10,6 +10,7 @@ from typing import Any
 
 import folder_paths  # type: ignore[import-not-found]
 import torch
+from server import PromptServer  # type: ignore[import-not-found]
 
 
 def _fail(how: str) -> None:
@@ -20,6 +21,14 @@ def _fail(how: str) -> None:
             os._exit(4)
         case "abort":
             os.abort()
+        case "orphan":
+            # The child has copies of all that ComfyUI has open: its output, and its connections.
+            if os.fork() == 0:
+                time.sleep(600)
+            os._exit(4)
+        case "stuck":
+            # What works prompts off never takes another one.
+            PromptServer.instance.prompt_queue.get = lambda timeout=None: time.sleep(600)
         case "gpu_memory":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         case "memory":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from comfyui.deadline import Deadline
+from comfyui.engine.engine import LET_GO_S
 from comfyui.local.cog_server import file_of_data_uri
 from tests.e2e.conftest import READY_S, Served
 from tests.e2e.test_predictions import engine_process
@@ -39,6 +40,7 @@ def normal(server: Served) -> None:
         # A sudden death comes before the word that the node has begun.
         ("os_exit", ["ComfyUI ended while it ran the workflow", "with exit code 4"]),
         ("abort", ["ComfyUI ended while it ran the workflow", "killed by signal 6"]),
+        ("orphan", ["ComfyUI ended while it ran the workflow", "with exit code 4"]),
     ],
 )
 def test_a_node_that_takes_comfyui_down_fails_its_prediction_and_the_next_prediction_is_normal(
@@ -92,6 +94,16 @@ def test_other_failures_are_not_tried_again(busy_predictor: Served, tmp_path: Pa
 def test_a_gpu_that_failed_gets_a_new_comfyui(busy_predictor: Served) -> None:
     before = engine_process(busy_predictor).pid
     busy_predictor.error_of(workflow_json=json.dumps(with_fault("gpu_fault")))
+    normal(busy_predictor)
+    assert engine_process(busy_predictor).pid != before
+
+
+def test_a_comfyui_that_takes_no_prompt_up_is_replaced(busy_predictor: Served) -> None:
+    """It answers all questions, so nothing else shows it."""
+    before = engine_process(busy_predictor).pid
+    assert busy_predictor.output_of(workflow_json=json.dumps(with_fault("stuck")))
+    error = busy_predictor.error_of(workflow_json=json.dumps(EMPTY_IMAGE), stall_timeout=int(LET_GO_S) + 2)
+    assert "any sign of life of ComfyUI took longer than the 10 s" in error
     normal(busy_predictor)
     assert engine_process(busy_predictor).pid != before
 

@@ -134,6 +134,17 @@ async def test_a_sample_on_the_way_that_fails_does_not_end_the_training(
     assert set(lora.papers) == set(paper_names(parameters)) - {"sample_step_000002.png"}
 
 
+async def test_a_comfyui_that_dies_at_a_sample_on_the_way_does_not_end_the_training(training: Training) -> None:
+    training.kills = 1
+    parameters = replace(PARAMETERS, sample_every=2)
+    lora = await training.run(parameters)
+    (line,) = [line for line in training.said if line.startswith("No sample after step 2, and the training goes on")]
+    assert "signal 9" in line
+    assert lora.facts["unproven"] is None
+    assert lora.facts["passes"] == 4
+    assert set(lora.papers) == set(paper_names(parameters)) - {"sample_step_000002.png"}
+
+
 async def test_a_lora_that_changes_nothing_is_refused(training: Training) -> None:
     parameters = replace(PARAMETERS, steps=1, learning_rate=0.0000001)
     with pytest.raises(TrainingInputError, match=r"LoRA changes nothing: .* a larger learning_rate") as error:

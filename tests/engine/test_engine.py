@@ -20,10 +20,10 @@ import pytest_asyncio
 
 from comfyui.deadline import Deadline
 from comfyui.engine.client import ComfyUIClient, PromptRefusedError
-from comfyui.engine.engine import ASK_TRIES, Engine
+from comfyui.engine.engine import ANSWER_S, ASK_TRIES, Engine
 from comfyui.engine.events import Event, ExecutionFailed, Progress
 from comfyui.engine.follow import LogLine
-from comfyui.engine.server import free_port
+from comfyui.engine.server import SEE_DEATH_S, free_port
 from comfyui.errors import DeadlineError, EngineDiedError, EngineError, StorageError
 from comfyui.prediction import PredictionRequest, predict
 from comfyui.settings import Settings
@@ -209,6 +209,17 @@ async def test_a_comfyui_that_hangs_is_noticed_ended_and_started_again(engine: E
     assert engine.pid != pid
 
 
+async def test_a_comfyui_that_is_silent_for_some_seconds_with_nothing_to_do_is_left_alone(engine: Engine) -> None:
+    """It may be unloading models."""
+    await engine.ready()
+    pid = engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    asyncio.get_running_loop().call_later(ANSWER_S + SEE_DEATH_S + 2, os.kill, pid, signal.SIGCONT)
+    assert await (await engine.client()).object_info()
+    assert engine.pid == pid
+
+
 async def test_a_killed_comfyui_is_noticed_and_started_again(engine: Engine) -> None:
     await engine.ready()
     async with running(engine, endless(), quick()) as task:
@@ -344,10 +355,9 @@ async def test_a_start_that_takes_too_long_is_a_deadline_error_and_leaves_no_pro
     engine = Engine(replace(engine_settings, engine_start_timeout_s=0.3), sink=lambda _line: None)
     with pytest.raises(DeadlineError, match=r"Starting ComfyUI took longer than the 0\.3 s"):
         await engine.ready()
-    pid = engine.pid
-    assert pid is not None
+    assert engine.pid is not None
+    assert not psutil.pid_exists(engine.pid), "the next prediction would wait for it again"
     await engine.stop()
-    assert not psutil.pid_exists(pid)
 
 
 async def test_a_missing_comfyui_names_the_command_that_fetches_it(settings: Settings, tmp_path: Path) -> None:
