@@ -100,8 +100,8 @@ def footprint(served: Served) -> Footprint:
     """Of the process that runs our code, and of the folders that predictions use."""
     (worker,) = [child for child in psutil.Process(served.server.pid).children() if _is_worker(child)]
     with worker.oneshot():
-        run_files = sum(1 for path in (served.data_dir / "runs").rglob("*") if path.is_file())
-        return Footprint(worker.memory_info().rss / 1e6, worker.num_threads(), worker.num_fds(), run_files)
+        files = [path for path in (served.data_dir / "runs").rglob("*") if path.is_file() and path.name != ".lock"]
+        return Footprint(worker.memory_info().rss / 1e6, worker.num_threads(), worker.num_fds(), len(files))
 
 
 def _is_worker(process: psutil.Process) -> bool:
