@@ -6,9 +6,11 @@ One server serves one mode: predictions or trainings. Its HTTP API: https://gith
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import mimetypes
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +36,7 @@ class CogServer:
     """A Cog server of this project. Use it as a context manager: it is stopped, with all it started, at the end.
 
     `environ` is added to ours (COG_WEIGHTS, MODELS_DIR, …); `sink` gets the lines people care about, from a thread.
+    Raises EngineError for a `port` that is taken, or a `host` that is not this machine's.
     """
 
     def __init__(
@@ -59,6 +62,9 @@ class CogServer:
         # One for all health checks: the end of each would be a moment in which Python loses a Ctrl-C.
         self._health = requests.Session()
         self._starts_left = 1 if port else PORT_TRIES
+        if port:
+            # Before the start: a Cog server that listens there would tell wait_ready that it is ready.
+            _require_free(host, port)
         self._process = self._start(port or free_port())
 
     def __enter__(self) -> Self:
@@ -69,7 +75,7 @@ class CogServer:
 
     def _start(self, port: int) -> ManagedProcess:
         self.port = port
-        self.base_url = f"http://127.0.0.1:{port}"
+        self.base_url = f"http://{_reached_at(self._host)}:{port}"
         self._starts_left -= 1
         return ManagedProcess(
             ["-m", "cog.server.http", "--host", self._host, *(["--x-mode", "train"] if self.mode == "train" else [])],
@@ -117,9 +123,7 @@ class CogServer:
         Raises EngineError where the caller chose it, and when it happens again and again.
         """
         if not self._starts_left:
-            raise EngineError(
-                f"Port {self.port} is taken: another program listens there. Stop that one, or choose another port."
-            )
+            raise _taken(self.port)
         self.stop()
         self._process = self._start(free_port())
 
@@ -142,6 +146,41 @@ class CogServer:
         """End the server and everything it started; harmless when it has ended."""
         self._health.close()
         self._process.stop(STOP_GRACE_S)
+
+
+def _reached_at(host: str) -> str:
+    """The host of a URL for a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"[{host}]" if ":" in host else host
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise EngineError where a server cannot listen."""
+    problems: list[OSError] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        found, problems = [], [error]
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                # As servers do: the last connections of one that has ended are in nobody's way.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(port) from error
+            problems.append(error)
+    # One address is enough: localhost has an IPv6 one also where the machine has no IPv6.
+    if len(problems) > max(0, len(found) - 1):
+        raise EngineError(
+            f"No server can listen on {host}, port {port}: {problems[0].strerror}. Take an address of this machine "
+            "(127.0.0.1 for this machine alone, 0.0.0.0 for all), and a port from 1024 on."
+        )
+
+
+def _taken(port: int) -> EngineError:
+    return EngineError(f"Port {port} is taken: another program listens there. Stop that one, or choose another port.")
 
 
 def readable_line(line: str) -> str:

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     try:
         pictures = run(options)
-    except ComfyUIModelError as error:
+    except (ComfyUIModelError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from comfyui.settings import Settings
 from comfyui.workflow.parse import parse_workflow
 
 WATCH_S = 0.5
+_API = "The API is Cog's: GET /health-check, POST /predictions, POST /predictions/ID/cancel. Stop with Ctrl-C."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         serve(options, Settings.from_environ())
-    except ComfyUIModelError as error:
+    except (ComfyUIModelError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -83,19 +84,28 @@ def newest_bake(settings: Settings) -> str | None:
 
 
 def how_to_call(base_url: str, settings: Settings) -> str:
-    """Words and a curl line for the person who has just started the server. Writes the request that it posts."""
+    """Words and a curl line for the person who has just started the server. Writes the request that it posts.
+
+    Where that cannot be written, the words say so: the server runs all the same.
+    """
     request = settings.data_dir / "serve" / "request.json"
-    request.parent.mkdir(parents=True, exist_ok=True)
     workflow = parse_workflow((EXAMPLES / "txt2img_lora.json").read_text("utf-8"))
     # A workflow travels as text inside the request's JSON; json.dumps twice does the escaping right.
     inputs = {"workflow_json": json.dumps(workflow.prompt()), "output_format": "png"}
-    request.write_text(json.dumps({"input": inputs}), "utf-8")
+    try:
+        request.parent.mkdir(parents=True, exist_ok=True)
+        request.write_text(json.dumps({"input": inputs}), "utf-8")
+    except OSError as error:
+        return (
+            f"\nReady at {base_url}. An example of a request is not there, since {request} cannot be written: "
+            f"{error.strerror}.\n{_API}"
+        )
     decode = 'import base64,json,sys; print(open("picture.png","wb").write(base64.b64decode(json.load(sys.stdin)'
     return (
         f"\nReady at {base_url}. Make a picture from another terminal:\n\n"
         f"curl -s {base_url}/predictions -H 'Content-Type: application/json' -d @{request} \\\n"
         f'  | python3 -c \'{decode}["output"][0].split(",")[1])), "bytes in picture.png")\'\n\n'
-        "The API is Cog's: GET /health-check, POST /predictions, POST /predictions/ID/cancel. Stop with Ctrl-C."
+        f"{_API}"
     )
 
 

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse_arguments(arguments)
         made = asyncio.run(in_thread(lambda stop: train(options, Settings.from_environ(), stop)))
-    except ComfyUIModelError as error:
+    except (ComfyUIModelError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -103,6 +103,8 @@ def train(options: Options, settings: Settings, stop: Event) -> list[Path]:
         if path.exists() and not options.overwrite:
             raise RequestError(f"{path} is there already; name another --out, or give --overwrite.")
     _require_place(options.out, papers)
+    for named in filter(None, (options.checkpoint, options.existing_lora)):
+        _require_file(named)
     with Console(as_json=False) as console, closing(_report(sys.stderr)) as shown:
         ensure_upstream(settings, shown.say)
         folder = new_run_dir(settings.data_dir / "runs")
@@ -170,8 +172,6 @@ class _Work:
         """A file of this machine as it is; a link is fetched into a folder that is kept for the next time."""
         if Path(named).is_absolute():
             return Path(named)
-        if "://" not in named and named.lower().endswith(WEIGHT_FILES):
-            raise RequestError(f"{named}: there is no such file; give a file of this machine, or a link.")
         with HttpOpener(self._settings) as opener:
             remote = self._links.ask(named, folder, opener)
             path = f"{folder}/{remote.name}"
@@ -225,6 +225,13 @@ def identity(remote: RemoteFile) -> str:
     """A name for the content of a link: many checkpoints have the same file name and the same size."""
     known = [remote.sha256] if remote.sha256 else [remote.manifest_url, remote.name, remote.size, remote.validator]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def _require_file(named: str) -> None:
+    """Raise RequestError for the path of a file that is not there: that is to be known before work is done."""
+    is_path = Path(named).is_absolute() or ("://" not in named and named.lower().endswith(WEIGHT_FILES))
+    if is_path and not Path(named).is_file():
+        raise RequestError(f"{named}: there is no such file; give a file of this machine, or a link.")
 
 
 def _require_place(out: Path, papers: Path) -> None:

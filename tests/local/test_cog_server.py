@@ -51,14 +51,51 @@ def test_a_port_that_was_taken_meanwhile_is_left_for_another(taken_port: int, mo
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_said_in_a_sentence(taken_port: int) -> None:
-    with (
-        CogServer("train", environ={}, sink=lambda _line: None, port=taken_port) as server,
-        pytest.raises(EngineError) as caught,
-    ):
-        server.wait_ready(Deadline(READY_S, "Its setup"))
+    # At once: what listens there may be a Cog server that is ready.
+    with pytest.raises(EngineError) as caught:
+        CogServer("train", environ={}, sink=lambda _line: None, port=taken_port)
     assert str(caught.value) == (
         f"Port {taken_port} is taken: another program listens there. Stop that one, or choose another port."
     )
+
+
+def test_an_address_of_another_machine_is_said_in_a_sentence() -> None:
+    # An address for documentation, which no machine has (RFC 5737).
+    with pytest.raises(EngineError, match=r"No server can listen on 192\.0\.2\.1, port \d+: "):
+        CogServer("train", environ={}, sink=lambda _line: None, host="192.0.2.1", port=free_port())
+
+
+def test_an_address_that_the_machine_lacks_is_no_problem_beside_one_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, free_port())) for host in ("192.0.2.1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_given, **_more: found)
+    cog_server._require_free("localhost", 5000)
+    found.pop()
+    with pytest.raises(EngineError, match="No server can listen on localhost, port 5000: "):
+        cog_server._require_free("localhost", 5000)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached_at"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("192.168.1.5", "192.168.1.5"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("gpu-box", "gpu-box"),
+    ],
+)
+def test_a_server_is_asked_where_it_listens(host: str, reached_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoProcess:
+        def __init__(self, *arguments: object, **more: object) -> None: ...
+
+        def stop(self, grace_s: float) -> None: ...
+
+    monkeypatch.setattr(cog_server, "ManagedProcess", NoProcess)
+    with CogServer("predict", environ={}, sink=lambda _line: None, host=host) as server:
+        assert server.base_url == f"http://{reached_at}:{server.port}"
 
 
 @pytest.fixture

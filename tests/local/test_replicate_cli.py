@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -14,11 +15,12 @@ import pytest
 
 from comfyui.local.replicate.arguments import parse_arguments
 from comfyui.settings import PROJECT_ROOT
-from tests.local.api_server import Fault
+from tests.local.api_server import ApiServer, Fault, Request
 from tests.local.hub_upload_standin import READER, WRITER, HubRepo, refusal
-from tests.local.replicate_standin import GOOD, HARDWARE, PICTURE, problem, throttled
+from tests.local.replicate_standin import GOOD, HARDWARE, PICTURE, problem, reply, throttled
 from tests.local.replicate_world import BASE_VERSION, LIMIT_S, World, events, result
 from tests.weights.samples import safetensors, sha256
+from tests.weights.storage_standin import Answer
 
 WORKFLOW = str(PROJECT_ROOT / "examples" / "workflows" / "txt2img_lora.json")
 LINK = "https://huggingface.co/me/models/resolve/main/loras/mimi.safetensors"
@@ -240,6 +242,42 @@ def test_a_training_takes_along_the_tokens_of_the_sites_it_is_sent_to_and_no_oth
     assert {name for name in inputs if name.endswith("_token")} == taken
 
 
+def test_lists_among_the_other_inputs_are_judged_as_all_links(world: World) -> None:
+    blob = LINK.replace("resolve", "blob")
+    done = world.run("train", "--model", "me/base", "--lora", OTHER_LINK, "--input", f"loras={blob}")
+    assert done.returncode == 0, done.stderr
+    assert sent(world, TRAINING)["input"] == {"loras": f"{OTHER_LINK}\n{LINK}", HF_TOKEN: READER}
+    assert "not a link" in world.run("train", "--model", "me/base", "--input", "vaes=not a link").stderr
+
+
+class TrainServer(ApiServer):
+    """A Cog server of somebody's own: it says that all went well, and gives a tar in its answer."""
+
+    def answer(self, request: Request) -> Answer:
+        tar = base64.b64encode(b"x" * 5000).decode()
+        return reply({"id": "x", "status": "succeeded", "output": f"data:application/x-tar;base64,{tar}"})
+
+
+@pytest.mark.parametrize(("link", "taken"), [(LINK, {HF_TOKEN}), (OTHER_LINK, set())])
+def test_a_server_of_ones_own_gets_the_tokens_that_it_needs_and_its_tar_is_saved(
+    world: World, link: str, taken: set[str]
+) -> None:
+    with TrainServer() as server:
+        done = world.run("train", "--local", server.url, "--lora", link, "--out", "out", CIVITAI_TOKEN="civitai-SECRET")
+        (request,) = server.seen
+    assert done.returncode == 0, done.stderr
+    assert {name for name in json.loads(request.body)["input"] if name.endswith("_token")} == taken
+    assert Path(done.stdout.strip()).read_bytes() == b"x" * 5000
+
+
+def test_a_token_for_a_training_is_not_sent_in_the_clear(world: World) -> None:
+    arguments = ("train", "--local", "http://127.0.0.1.example:9", "--lora")
+    done = world.run(*arguments, LINK)
+    assert done.returncode == 1
+    assert f"{HF_TOKEN} was not sent: over http:// everybody on the way could read it." in done.stderr
+    assert "was not sent" not in world.run(*arguments, OTHER_LINK).stderr
+
+
 def test_train_as_json_tells_how_far_it_is(world: World) -> None:
     done = world.run("train", "--model", "me/base", "--lora", LINK, "--json", "--price", "0.001")
     found = events(done)
@@ -424,6 +462,106 @@ def test_ctrl_c_cancels_a_prediction(world: World) -> None:
     assert json.loads(out.splitlines()[-1])["error"] == "Interrupted"
     (run,) = world.replicate.runs.values()
     assert run.status == "canceled"
+
+
+def test_ctrl_c_while_a_prediction_is_asked_for_finds_and_cancels_it(world: World) -> None:
+    assert world.run("predict", "--model", "me/base", WORKFLOW, "--out", "out").returncode == 0
+    held = world.replicate.hold("POST", f"{PREDICTION}$", done_first=True)
+    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
+        assert held.reached is not None
+        assert held.let_go is not None
+        assert held.reached.wait(LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_S)
+        held.let_go.set()
+    world.check(out + err)
+    assert process.returncode == 130
+    assert "Canceling the prediction predi0001" in err
+    assert [run.status for run in world.replicate.runs.values()] == ["succeeded", "canceled"]
+
+
+@pytest.mark.parametrize("held_at", [f"{PREDICTION}$", rf"{PREDICTION}/\w+$"])
+def test_a_cancel_that_is_refused_is_said_and_changes_no_exit_code(world: World, held_at: str) -> None:
+    method = "POST" if held_at.endswith("s$") else "GET"
+    held = world.replicate.hold(method, held_at, done_first=True)
+    world.replicate.faults.append(Fault("POST", "/cancel$", problem(500, "oops")))
+    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
+        assert held.reached is not None
+        assert held.let_go is not None
+        assert held.reached.wait(LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_S)
+        held.let_go.set()
+    world.check(out + err)
+    assert process.returncode == 130
+    assert "The prediction predi0000 may go on; scripts/replicate cancel predi0000 ends it." in err
+
+
+def test_ctrl_c_before_a_prediction_arrived_says_where_to_look(world: World) -> None:
+    # The same, but another command's.
+    assert world.run("predict", "--model", "me/base", WORKFLOW, "--no-wait").returncode == 0
+    held = world.replicate.hold("POST", f"{PREDICTION}$", drop=True)
+    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
+        assert held.reached is not None
+        assert held.let_go is not None
+        assert held.reached.wait(LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_S)
+        held.let_go.set()
+    world.check(out + err)
+    assert process.returncode == 130
+    assert "No prediction of this command is listed." in err
+    (other,) = world.replicate.runs.values()
+    assert other.status == "starting"
+
+
+NOT_LOST = "The run {0} is not lost: scripts/replicate status {0} --follow goes on."
+
+
+@pytest.mark.parametrize(
+    ("run_id", "arguments"),
+    [
+        ("predi0000", ("predict", "--model", "me/base", WORKFLOW, "--out", "out")),
+        ("train0000", ("train", "--model", "me/base", "--lora", LINK)),
+    ],
+)
+def test_a_run_that_is_lost_sight_of_is_not_started_again(
+    world: World, run_id: str, arguments: tuple[str, ...]
+) -> None:
+    # The first is the look of `status`, at a run of the other kind.
+    polled = rf"/v1/(training|prediction)s/{run_id}$"
+    world.replicate.faults.append(Fault("GET", polled, problem(401, "revoked")))
+    done = world.run(*arguments)
+    assert done.returncode == 1
+    assert NOT_LOST.format(run_id) in done.stderr
+    status = ("status", run_id, "--follow", "--out", "out")
+    asked_first = [Fault("GET", polled, problem(404, "no"))] if run_id.startswith("predi") else []
+    found = Fault("GET", polled, done_first=True)
+    world.replicate.faults += [*asked_first, found, Fault("GET", polled, problem(401, "revoked"))]
+    again = world.run(*status, "--json")
+    assert NOT_LOST.format(run_id) in events(again)[-1]["message"]
+    assert world.run(*status).returncode == 0
+    assert list(world.replicate.runs) == [run_id]
+
+
+def test_outputs_that_cannot_be_saved_are_fetched_by_the_id_of_their_run(world: World) -> None:
+    faulty = world.replicate.outputs
+    world.replicate.outputs = ["http://127.0.0.1:9/out.webp"]
+    done = world.run("predict", "--model", "me/base", WORKFLOW, "--out", "out")
+    assert done.returncode == 1
+    assert NOT_LOST.format("predi0000") in done.stderr
+    world.replicate.runs["predi0000"].output = faulty
+    assert world.run("status", "predi0000", "--follow", "--out", "out").returncode == 0
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/below"])
+def test_a_folder_that_takes_no_files_is_refused_before_a_run_is_paid_for(world: World, out: str) -> None:
+    (world.folder / "taken").write_bytes(b"a file")
+    done = world.run("predict", "--model", "me/base", WORKFLOW, "--out", out)
+    assert done.returncode == 1
+    assert f"No file can be written into {world.folder / out}: " in done.stderr
+    assert "Name another folder with --out." in done.stderr
+    assert not world.replicate.runs
 
 
 def test_a_prediction_that_nobody_waits_for_is_looked_at_later(world: World) -> None:

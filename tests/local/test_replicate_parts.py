@@ -16,17 +16,20 @@ from hypothesis import strategies as st
 
 from comfyui.errors import DownloadError, RequestError, TrainingInputError
 from comfyui.local.replicate.api import Run, Version, model_name, split_name
-from comfyui.local.replicate.failures import RunError
+from comfyui.local.replicate.arguments import Options
+from comfyui.local.replicate.failures import RunError, ServiceError
 from comfyui.local.replicate.follow import MAX_POLL_S, RunView, follow, need_success, percent_of
-from comfyui.local.replicate.outputs import output_urls, save_outputs
+from comfyui.local.replicate.outputs import GoneError, output_urls, save_outputs
+from comfyui.local.replicate.paid_runs import not_lost
 from comfyui.local.replicate.prices import cost_text
 from comfyui.local.replicate.runs import MAX_LOCAL_BYTES, as_data_uri
-from comfyui.local.replicate.state import ShipState
+from comfyui.local.replicate.state import ShipState, state_path
 from comfyui.local.replicate.training_inputs import judge_links
 from comfyui.local.replicate.workflow_inputs import prepare_workflow
 from comfyui.settings import Settings
 from comfyui.weights.sources import Kind
 from tests.weights.file_server import FileServer
+from tests.weights.samples import sha256
 
 # Following a run
 
@@ -243,6 +246,27 @@ def test_a_seed_by_hand_is_noticed() -> None:
     assert not prepare_workflow(json.dumps(NODES), ["3.a.b=5"], Path()).seeds_set
 
 
+# Runs that cost money
+
+
+@pytest.mark.parametrize(
+    ("error", "notes"),
+    [
+        (OSError(28, "No space left on device"), 1),
+        (DownloadError("cut", url=""), 1),
+        (ServiceError("gone silent", service="Replicate"), 1),
+        (GoneError("gone", url=""), 0),
+        (RunError("failed", kind="prediction", run_id="p", status="failed"), 0),
+    ],
+)
+def test_only_an_error_that_leaves_the_run_says_how_to_go_on(error: Exception, notes: int) -> None:
+    with pytest.raises(type(error)) as caught, not_lost(Run("prediction", "p", "succeeded")):
+        raise error
+    assert [*getattr(caught.value, "__notes__", [])] == notes * [
+        "The run p is not lost: scripts/replicate status p --follow goes on."
+    ]
+
+
 # Links, names, prices, versions
 
 
@@ -300,8 +324,46 @@ def test_a_step_is_known_by_what_went_into_it(tmp_path: Path) -> None:
     assert ShipState(path).begun("train", {"a": 2}) is None
     state.finish("train", "k", {"v": 1})
     assert ShipState(path).done("train", "k") == {"v": 1}
-    state.forget("train")
+    state.finish("train", "other", {"v": 2})
+    state.forget("train", "k")
     assert ShipState(path).done("train", "k") is None
+    assert ShipState(path).done("train", "other") == {"v": 2}
+    assert ShipState(path).begun("train", {"a": 1, "b": ("x",)}) == {"id": "t"}
+
+
+def test_a_state_of_the_format_before_is_read(tmp_path: Path) -> None:
+    steps = {"create": {"key": sha256(b'"me/mine"'), "done": True, "facts": {}}}
+    spent = [{"kind": "training", "id": "t", "seconds": 10.0}]
+    (tmp_path / "s.json").write_text(json.dumps({"version": 1, "steps": steps, "spent": spent}))
+    state = ShipState(tmp_path / "s.json")
+    assert (state.done("create", "me/mine"), state.done("create", "me/other"), state.seconds) == ({}, None, [10.0])
+    state.finish("create", "me/other", {"v": 1})
+    again = ShipState(tmp_path / "s.json")
+    assert (again.done("create", "me/mine"), again.done("create", "me/other")) == ({}, {"v": 1})
+
+
+def test_a_run_whose_end_was_seen_does_not_go_on(tmp_path: Path) -> None:
+    state = ShipState(tmp_path / "s.json")
+    state.begin("train", "a", {"id": "t"})
+    state.begin("train", "b", {"id": "u"})
+    state.begin("picture", "a", {"before": []})
+    assert state.running == ["t", "u"]
+    state.spend("training", "t", 1.0)
+    assert state.running == ["u"]
+    assert state.known == {"t", "u"}
+
+
+def test_two_models_share_no_state_and_an_older_file_is_found_again(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    first, second = (Options("ship", model=name) for name in ("a-b/c", "a/b-c"))
+    assert state_path(first, settings) != state_path(second, settings)
+    older = settings.data_dir / "ship" / "a-b-c.json"
+    older.parent.mkdir(parents=True)
+    ShipState(older).finish("create", "a-b/c", {})
+    assert state_path(first, settings) == older
+    assert state_path(second, settings) == older.with_name("a@b-c.json")
+    ShipState(older.with_name("a-b@c.json")).finish("create", "a-b/c", {})
+    assert state_path(first, settings) == older.with_name("a-b@c.json")
 
 
 def test_a_run_is_counted_once(tmp_path: Path) -> None:

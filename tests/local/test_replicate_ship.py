@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ def test_stopped_anywhere_it_goes_on_and_repeats_nothing(
     world.check(out + err)
     if signal_number == signal.SIGINT:
         assert process.returncode == 130
-        state = world.folder / "data" / "ship" / "me-mine.json"
+        state = world.folder / "data" / "ship" / "me@mine.json"
         assert f"What is done stays in {state}; the same command goes on from there." in err
         if pattern.endswith("+$"):
             assert re.search(r"The run \w+ goes on at Replicate; scripts/replicate cancel \w+ ends it\.", err)
@@ -182,6 +183,46 @@ def test_a_version_to_train_that_was_deleted_meanwhile_is_looked_for_anew(world:
     assert world.replicate.calls("POST", f"/v1/models/me/base/versions/{'c' * 64}/trainings")
 
 
+def test_a_trained_version_that_was_deleted_meanwhile_is_trained_anew(world: World) -> None:
+    assert world.run(*SHIP, *FILES).returncode == 0
+    (deleted,) = world.replicate.models["me/mine"]
+    world.replicate.models["me/mine"] = []
+    done = world.run(*SHIP, *FILES)
+    assert done.returncode == 0, done.stderr
+    assert f"me/mine:{deleted} is not there any more, so it is trained anew" in done.stderr
+    assert done.stdout.splitlines()[-1] == str(world.out / "out-0-2.webp")
+    kinds = [run.kind for run in world.replicate.runs.values()]
+    assert kinds == ["training", "prediction", "training", "prediction"]
+    again = world.run(*SHIP, *FILES)
+    assert (again.returncode, len(world.replicate.runs)) == (0, 4)
+
+
+def test_a_picture_of_another_file_is_not_taken_for_a_lost_one(world: World) -> None:
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}},
+    }
+    (world.folder / "w.json").write_text(json.dumps(workflow))
+    photo = world.folder / "photo.png"
+    photo.write_bytes(b"photo")
+    ship = (*SHIP, "--checkpoint", "my.safetensors", "--workflow", "w.json", "--set", "1.image=@photo.png")
+    os.utime(photo, (1, 1))
+    world.replicate.faults.append(Fault("POST", "/v1/predictions$", problem(500, "oops")))
+    assert world.run(*ship).returncode == 1
+    os.utime(photo, (2, 2))
+    assert world.run(*ship).returncode == 0
+    os.utime(photo, (1, 1))
+    assert world.run(*ship).returncode == 0
+    assert [run.kind for run in world.replicate.runs.values()] == ["training", "prediction", "prediction"]
+
+
+def test_a_lora_whose_name_is_not_known_is_not_left_out_of_the_picture(world: World) -> None:
+    named = "https://civitai.com/models/1234#name=mimi.safetensors"
+    done = world.run(*SHIP, "--checkpoint", "my.safetensors", "--lora", named)
+    assert done.returncode == 0, done.stderr
+    assert '"lora_name": "mimi.safetensors"' in list(world.replicate.runs.values())[-1].inputs["workflow_json"]
+
+
 def test_a_private_repo_needs_a_token_that_only_reads(world: World) -> None:
     done = world.run(*SHIP, *FILES, HF_READ_TOKEN="")
     assert done.returncode == 1
@@ -206,6 +247,7 @@ def test_links_are_taken_as_they_are_and_a_repo_may_be_named(world: World) -> No
     [
         (("--lora", "mimi.safetensors"), "Give one with --checkpoint, or a workflow of your own with --workflow FILE."),
         (("--checkpoint", "nowhere.safetensors"), "There is no file"),
+        (("--checkpoint", "my.safetensors", "--lora", "https://civitai.com/models/1234"), "(#name=my.safetensors), or"),
         (("--checkpoint", "my.safetensors", "--workflow", "nowhere.json"), "There is no file"),
         (("--checkpoint", "my.safetensors", "--lora", "https://huggingface.co/me"), "names no file on Hugging Face"),
         (("--checkpoint", "my.safetensors", "--checkpoint", "./my.safetensors"), "Two files would both be"),
@@ -234,26 +276,50 @@ def test_two_at_once_would_pay_twice(world: World) -> None:
     assert process.returncode == 0
 
 
+def test_a_training_that_was_left_for_another_is_gone_on_with_later(world: World) -> None:
+    held = world.replicate.hold("GET", r"/v1/trainings/\w+$")
+    assert held.reached is not None
+    assert held.let_go is not None
+    with world.start(*SHIP, *FILES) as process:
+        assert held.reached.wait(LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        held.let_go.set()
+        out, err = process.communicate(timeout=LIMIT_S)
+    world.check(out + err)
+    assert process.returncode == 130
+    world.replicate.faults.append(Fault("POST", "/v1/predictions$", problem(500, "oops")))
+    other = world.run(*SHIP, "--checkpoint", "my.safetensors")
+    assert other.returncode == 1
+    assert "The run train0000 goes on at Replicate; scripts/replicate cancel train0000 ends it." in other.stderr
+    assert "The run train0001" not in other.stderr
+    done = world.run(*SHIP, *FILES)
+    assert done.returncode == 0, done.stderr
+    assert "going on with the training train0000" in done.stderr
+    assert [run.kind for run in world.replicate.runs.values()].count("training") == 2
+    # 912.5 s for each training, 10 s for the picture.
+    assert "(1835 s of run time" in done.stderr
+
+
 def test_a_state_that_is_none(world: World) -> None:
     (world.folder / "s.json").write_text("{")
     done = world.run(*SHIP, *FILES, "--state", "s.json")
     assert done.returncode == 1
     assert "cannot be read as the state of a ship" in done.stderr
-    for text in ('{"version": 2}', '{"version": 1}', '{"version": 1, "steps": [], "spent": []}', "[]"):
+    for text in ('{"version": 3}', '{"version": 2}', '{"version": 1, "steps": [], "spent": []}', "[]"):
         (world.folder / "s.json").write_text(text)
-        assert "is not the state of a ship, format 1" in world.run(*SHIP, *FILES, "--state", "s.json").stderr
+        assert "is not the state of a ship, format 2" in world.run(*SHIP, *FILES, "--state", "s.json").stderr
 
 
 def test_a_link_with_a_secret_is_not_written_down(world: World) -> None:
-    link = "https://example.com/style.safetensors?token=LINKSECRET"
+    link = "https://example.com/style.safetensors?token=LINKSECRET#name=style.safetensors"
     assert world.run(*SHIP, "--checkpoint", "my.safetensors", "--lora", link).returncode == 0
-    assert "LINKSECRET" not in (world.folder / "data" / "ship" / "me-mine.json").read_text()
+    assert "LINKSECRET" not in (world.folder / "data" / "ship" / "me@mine.json").read_text()
 
 
 def test_a_training_from_before_is_not_taken_for_a_lost_one(world: World) -> None:
     one = ("--checkpoint", "my.safetensors")
     assert world.run(*SHIP, *one).returncode == 0
-    (world.folder / "data" / "ship" / "me-mine.json").unlink()
+    (world.folder / "data" / "ship" / "me@mine.json").unlink()
     world.replicate.faults.append(Fault("POST", "/trainings$", problem(500, "oops")))
     assert world.run(*SHIP, *one).returncode == 1
     assert world.run(*SHIP, *one).returncode == 0

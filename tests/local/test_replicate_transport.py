@@ -9,11 +9,12 @@ import httpx
 import pytest
 from replicate.client import Client
 
+from comfyui.errors import RequestError
 from comfyui.local.replicate.api import Api
 from comfyui.local.replicate.environ import Service
 from comfyui.local.replicate.failures import ServiceError
-from comfyui.local.replicate.transport import MAX_WAIT_S, TRIES, PatientTransport
-from tests.local.api_server import Fault
+from comfyui.local.replicate.transport import MAX_WAIT_S, TRIES, PatientTransport, proxy_for
+from tests.local.api_server import ApiServer, Fault, Request
 from tests.local.replicate_standin import GOOD, ReplicateStandin, problem, reply, throttled
 from tests.weights.storage_standin import Answer, StorageStandin
 
@@ -100,6 +101,39 @@ def test_a_post_that_may_have_been_done_is_sent_once(
     assert patience.waits == []
 
 
+TRAINING_PATH = f"/v1/models/me/base/versions/{'b' * 64}/trainings"
+
+
+@pytest.mark.parametrize("fault", [problem(500, "oops"), None])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (TRAINING_PATH, "all the same: look at https://replicate.com/trainings before you start another."),
+        ("/v1/predictions", "all the same: look at https://replicate.com/predictions before you start another."),
+        ("/v1/trainings/x/cancel", "It may have arrived all the same."),
+    ],
+)
+def test_a_post_in_doubt_names_the_page_that_shows_it(
+    service: ReplicateStandin, patience: Patience, fault: Answer | None, path: str, said: str
+) -> None:
+    service.faults.append(Fault("POST", path, fault, drop=fault is None))
+    with pytest.raises(ServiceError) as caught:
+        patience.transport.handle_request(
+            httpx.Request("POST", f"{service.url}{path}", headers={"Authorization": f"Bearer {GOOD}"})
+        )
+    assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize("fault", [problem(503, "down"), throttled(86400), None])
+def test_no_refusal_tells_to_run_a_command_again_which_may_cost(
+    service: ReplicateStandin, patience: Patience, fault: Answer | None
+) -> None:
+    service.faults.append(Fault("GET", GET, fault, drop=fault is None, times=1000))
+    with pytest.raises(ServiceError, match="try again") as caught:
+        patience.client.accounts.current()
+    assert "same command" not in str(caught.value)
+
+
 def test_a_throttled_post_waits_what_the_header_or_the_body_says(service: ReplicateStandin, patience: Patience) -> None:
     body_only = Answer(429, {}, throttled(7).body)
     service.faults += [Fault("POST", "/v1/predictions", throttled(12)), Fault("POST", "/v1/predictions", body_only)]
@@ -121,6 +155,44 @@ def test_a_post_to_nobody_is_tried_again_since_it_was_never_sent() -> None:
         made.client.predictions.create(version="b" * 64, input={})
     assert len(made.waits) == TRIES - 1
     made.close()
+
+
+class Proxy(ApiServer):
+    """A proxy for http://: it is asked for whole URLs."""
+
+    def answer(self, request: Request) -> Answer:
+        return reply({"type": "user", "username": "me", "name": "Me", "github_url": None})
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_the_proxy_of_the_environment_is_used(service: ReplicateStandin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+        made = Patience("http://replicate.example")
+        assert made.client.accounts.current().username == "me"
+        made.close()
+        assert [request.path for request in proxy.seen] == ["http://replicate.example/v1/account"]
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        made = Patience(service.url)
+        assert made.client.accounts.current().username == "me"
+        made.close()
+        assert (len(proxy.seen), len(service.seen)) == (1, 1)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_a_proxy_that_cannot_be_used_is_named_by_its_kind_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:SECRET@proxy.example")
+    with pytest.raises(RequestError, match="a proxy of the kind socks5://") as caught:
+        proxy_for("https://api.replicate.com")
+    assert "SECRET" not in str(caught.value)
+    assert proxy_for("http://api.replicate.com") is None
 
 
 def test_the_token_goes_to_its_own_host_alone(service: ReplicateStandin, patience: Patience) -> None:
@@ -152,8 +224,11 @@ def test_answers_that_the_client_does_not_understand(service: ReplicateStandin, 
     with pytest.raises(ServiceError, match="an answer that its official client does not understand"):
         api.get("prediction", "x")
     service.faults.append(Fault("POST", "/v1/predictions", Answer(201, {}, body)))
-    with pytest.raises(ServiceError, match="an answer that its official client does not understand"):
+    with pytest.raises(ServiceError, match=r"look at https://replicate\.com/predictions before you start another"):
         api.start_prediction("b" * 64, {})
+    service.faults.append(Fault("POST", "/trainings$", Answer(201, {}, body)))
+    with pytest.raises(ServiceError, match=r"look at https://replicate\.com/trainings before you start another"):
+        api.start_training(f"me/base:{'b' * 64}", {}, "me/base")
 
 
 def test_an_upload_has_a_time_limit_and_can_be_repeated(tmp_path: Path) -> None:

@@ -40,14 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         except ComfyUIModelError as error:
             session.view.close()
-            console.error(f"{error}{what_stays(options, settings)}", _facts(error))
+            console.error(f"{_words(error)}{what_stays(options, settings)}", _facts(error))
         except BrokenPipeError:
             # Whoever read our output has gone; Python would complain about it once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
             session.view.close()
-            console.error(f"{error}{what_stays(options, settings)}", {"error": type(error).__name__})
+            console.error(f"{_words(error)}{what_stays(options, settings)}", {"error": type(error).__name__})
     return FAILED
+
+
+def _words(error: Exception) -> str:
+    """An error with the sentences that were added to it on its way."""
+    notes = " ".join(getattr(error, "__notes__", ()))
+    return f"{str(error).rstrip('.')}. {notes}" if notes else str(error)
 
 
 def _facts(error: ComfyUIModelError) -> dict[str, Any]:

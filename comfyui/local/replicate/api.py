@@ -143,12 +143,12 @@ class Api:
 
     def start_training(self, base: str, inputs: Mapping[str, Any], destination: str) -> Run:
         """Start a training of the version `base` (owner/name:id) that becomes a version of `destination`."""
-        with _understood():
+        with _understood("training"):
             return _run(self._client.trainings.create(version=base, input=dict(inputs), destination=destination))
 
     def start_prediction(self, version_id: str, inputs: Mapping[str, Any]) -> Run:
         """Start a prediction and come back at once: nobody waits in this request, so nothing can give up in it."""
-        with _understood():
+        with _understood("prediction"):
             return _run(self._client.predictions.create(version=version_id, input=dict(inputs)))
 
     def get(self, kind: Kind, run_id: str) -> Run:
@@ -194,15 +194,22 @@ class Api:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """Makes a ServiceError of the many things the client raises where an answer is not what it knows."""
+def _understood(started: Kind | None = None) -> Iterator[None]:
+    """Makes a ServiceError of the many things the client raises where an answer is not what it knows.
+
+    `started` is what the request would start, for money: it may have done so all the same.
+    """
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         # pydantic's and json's errors are ValueErrors. Their text quotes the answer, of any length.
+        way_out = "Try again later; if it stays so, the client is too old for the API."
+        if started is not None:
+            page = f"https://replicate.com/{started}s"
+            way_out = f"The {started} may run all the same: look at {page} before you start another."
         raise ServiceError(
             f"Replicate gave an answer that its official client does not understand ({type(error).__name__}). "
-            "Run the same command again; if it stays so, the client is too old for the API.",
+            f"{way_out}",
             service="Replicate",
         ) from error
 

@@ -141,7 +141,7 @@ def _ship(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--seed", metavar="N", type=int, help="seed of the picture (default: 42)")
     flags.add_out(parser)
     parser.add_argument(
-        "--state", metavar="FILE", type=typed_path, help="what is done so far (default: .data/ship/OWNER-NAME.json)"
+        "--state", metavar="FILE", type=typed_path, help="what is done so far (default: .data/ship/OWNER@NAME.json)"
     )
     flags.add_hf_token(parser)
     flags.add_train_tokens(parser)

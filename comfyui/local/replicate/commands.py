@@ -9,10 +9,11 @@ from typing import Any
 from comfyui.errors import RequestError
 from comfyui.local.paths import typed_path
 from comfyui.local.predictions_http import Answer, Endpoint, PredictionsClient
-from comfyui.local.replicate.api import Run, check_run_id, model_name
+from comfyui.local.replicate.api import Api, Run, check_run_id, model_name
 from comfyui.local.replicate.follow import need_success, need_version
 from comfyui.local.replicate.models import make_model, wait_for_version
-from comfyui.local.replicate.outputs import output_urls, save_outputs
+from comfyui.local.replicate.outputs import need_folder, output_urls, save_outputs
+from comfyui.local.replicate.paid_runs import NewPrediction, not_lost
 from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import (
     as_data_uri,
@@ -26,7 +27,7 @@ from comfyui.local.replicate.runs import (
 from comfyui.local.replicate.session import Session
 from comfyui.local.replicate.ship import Tools, ship
 from comfyui.local.replicate.state import ShipState, only_one, state_path
-from comfyui.local.replicate.training_inputs import check_names, judge_links, needed_secrets
+from comfyui.local.replicate.training_inputs import check_names, judge_links, needed_secrets, sort_inputs
 from comfyui.local.replicate.upload import LocalWeight, upload_all
 from comfyui.local.replicate.workflow_inputs import read_values
 from comfyui.local.terminal import printable_line
@@ -98,18 +99,21 @@ def push_command(session: Session) -> None:
 def train_command(session: Session) -> None:
     """`train`: a new version with weights in it."""
     options = session.options
-    links = judge_links(options.files, session.settings)
+    files, more = sort_inputs(options.files, read_values(options.input))
+    more |= {"allow_pickle": True} if options.allow_pickle else {}
+    links = judge_links(files, session.settings)
     for notice in links.notices:
         session.say(notice)
-    more = read_values(options.input) | ({"allow_pickle": True} if options.allow_pickle else {})
-    secrets = session.training_secrets()
+    secrets = needed_secrets(session.training_secrets(), links, more.get("existing_lora"), session.settings)
     if options.local:
+        endpoint = Endpoint(options.local)
+        for name in (name for name, token in secrets.items() if token is not None):
+            endpoint.check_secret(name)
         # What it takes, the server itself says.
         _train_local(session, training_inputs(links, _with_images(session, more, as_data_uri), secrets))
         return
     api = session.api()
     owner, name = model_name(options.model)
-    secrets = needed_secrets(secrets, links, more.get("existing_lora"), session.settings)
     base = find_base(api, options.base or options.model)
     # By name first: nothing is uploaded for a training that cannot begin.
     wanted = training_inputs(links, _with_images(session, more, str), secrets)
@@ -120,11 +124,13 @@ def train_command(session: Session) -> None:
         session.console.result([run.id], {"id": run.id, "base": base.reference})
         return
     session.say(f"Ctrl-C leaves the training running; scripts/replicate status {run.id} --follow goes on.")
-    _finish_training(session, stay(api, run, session.view))
+    _follow_training(session, api, run)
 
 
-def _finish_training(session: Session, run: Run) -> None:
-    """Say what a training that has ended has made and cost."""
+def _follow_training(session: Session, api: Api, run: Run) -> None:
+    """Stay until a training has ended, and say what it has made and cost."""
+    with not_lost(run):
+        run = stay(api, run, session.view)
     session.say(session.cost(run))
     version = need_version(run)
     session.console.result([version], {"id": run.id, "version": version, "seconds": run.seconds})
@@ -136,6 +142,7 @@ def _with_images(session: Session, more: Mapping[str, Any], upload: Callable[[Pa
 
 
 def _train_local(session: Session, inputs: Mapping[str, Any]) -> None:
+    need_folder(session.options.out)
     answer = _ask_local(session, inputs)
     weights = output_urls(answer.succeeded())
     saved = [str(path) for url in weights for path in _save(session, url)]
@@ -143,8 +150,10 @@ def _train_local(session: Session, inputs: Mapping[str, Any]) -> None:
 
 
 def _save(session: Session, place: str) -> list[Path]:
-    # A train server that shares our disk answers with a path.
-    return [Path(place)] if Path(place).is_file() else save_outputs(place, session.options.out, session.settings)
+    # A train server that shares our disk answers with a path. A data: URI is no path that a system could look up.
+    if not place.startswith("data:") and "://" not in place and Path(place).is_file():
+        return [Path(place)]
+    return save_outputs(place, session.options.out, session.settings)
 
 
 def predict_command(session: Session) -> None:
@@ -156,6 +165,7 @@ def predict_command(session: Session) -> None:
         inputs, notices = prediction_inputs(workflow, more, options.input_file, as_data_uri)
         for notice in notices:
             session.say(notice)
+        need_folder(options.out)
         answer = _ask_local(session, inputs)
         files = save_outputs(answer.succeeded(), options.out, session.settings)
         session.console.result([str(file) for file in files], {"id": answer.id, "files": [str(file) for file in files]})
@@ -165,20 +175,18 @@ def predict_command(session: Session) -> None:
     # By name first: nothing is uploaded for a prediction that cannot begin.
     wanted = ["workflow_json", *more, *(["input_file"] if workflow.files or options.input_file else [])]
     check_names(wanted, base.version.input_names("prediction"), f"Predictions of {base.reference}")
+    if not options.no_wait:
+        need_folder(options.out)
     inputs, notices = prediction_inputs(workflow, more, options.input_file, api.upload)
     for notice in notices:
         session.say(notice)
-    run = api.start_prediction(base.version.id, inputs)
-    if options.no_wait:
-        session.console.result([run.id], {"id": run.id, "version": base.reference})
-        return
-    try:
-        run = stay(api, run, session.view)
-    except KeyboardInterrupt:
-        session.view.close()
-        session.say(f"Canceling the prediction {run.id}")
-        api.cancel("prediction", run.id)
-        raise
+    with NewPrediction(api, base.version.id, inputs, session.say) as prediction:
+        run = prediction.start()
+        if options.no_wait:
+            session.console.result([run.id], {"id": run.id, "version": base.reference})
+            return
+        with not_lost(run):
+            run = stay(api, run, session.view)
     _deliver(session, run)
 
 
@@ -186,7 +194,8 @@ def _deliver(session: Session, run: Run) -> None:
     """Save the files of a prediction that has ended."""
     session.say(session.cost(run))
     need_success(run)
-    files = [str(file) for file in save_outputs(run.output, session.options.out, session.settings)]
+    with not_lost(run):
+        files = [str(file) for file in save_outputs(run.output, session.options.out, session.settings)]
     session.console.result(files, {"id": run.id, "files": files, "seconds": run.seconds})
 
 
@@ -202,8 +211,13 @@ def status_command(session: Session) -> None:
     api = session.api()
     run = api.find(check_run_id(session.options.run_id))
     if session.options.follow:
-        finish = _deliver if run.kind == "prediction" else _finish_training
-        finish(session, stay(api, run, session.view))
+        if run.kind == "training":
+            _follow_training(session, api, run)
+            return
+        need_folder(session.options.out)
+        with not_lost(run):
+            run = stay(api, run, session.view)
+        _deliver(session, run)
         return
     facts: dict[str, Any] = {
         "id": run.id,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from comfyui.errors import DownloadError
+from comfyui.errors import DownloadError, RequestError
 from comfyui.local.cog_server import file_of_data_uri, suffix_of_data_uri
 from comfyui.settings import Settings
 from comfyui.weights.folders import safe_file_name
@@ -36,6 +36,18 @@ def output_urls(output: Any) -> list[str]:
 def _of_each(items: Sequence[Any]) -> Iterator[str]:
     for item in items:
         yield from output_urls(item)
+
+
+def need_folder(folder: Path) -> None:
+    """Make the folder for outputs, before anything is paid for. Raises RequestError where files cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"No file can be written into {folder}: {error.strerror}. Name another folder with --out."
+        ) from error
 
 
 def save_outputs(output: Any, folder: Path, settings: Settings) -> list[Path]:
@@ -80,7 +92,7 @@ def _fetch(url: str, file: BinaryIO, opener: HttpOpener) -> str:
             file.write(piece)
     if declared.isdigit() and file.tell() != int(declared):
         raise DownloadError(
-            f"{source.display_url} ended after {file.tell()} of {declared} bytes. Run the same command again.",
+            f"{source.display_url} ended after {file.tell()} of {declared} bytes. Try again.",
             url=source.display_url,
         )
     return safe_file_name(unquote(urlsplit(url).path))

@@ -22,7 +22,7 @@ from comfyui.local.replicate.arguments import Options
 from comfyui.local.replicate.failures import ServiceError
 from comfyui.local.replicate.follow import RunView, need_success, need_version
 from comfyui.local.replicate.models import make_model, wait_for_version
-from comfyui.local.replicate.outputs import GoneError, save_outputs
+from comfyui.local.replicate.outputs import GoneError, need_folder, save_outputs
 from comfyui.local.replicate.prices import cost_text
 from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import Base, find_base, prediction_inputs, stay, training_inputs
@@ -72,6 +72,7 @@ def ship(options: Options, tools: Tools) -> Shipped:
             "read, at https://huggingface.co/settings/tokens, and give it in HF_READ_TOKEN or with "
             "--hf-read-token-file; or make the repo public with --public-repo."
         )
+    need_folder(options.out)
     step = _Steps(tools)
     step("Upload the weights to Hugging Face")
     uploaded = _upload(options, tools, local)
@@ -167,12 +168,9 @@ def _base(options: Options, tools: Tools) -> Base:
     wanted = options.base or options.model
     done = tools.state.done("base", wanted)
     if done is not None:
-        try:
-            return find_base(tools.api, done["reference"])
-        except ServiceError as error:
-            if error.status != 404:
-                raise
-            tools.listener.say(f"{done['reference']} is not there any more")
+        if base := _found(tools.api, done["reference"]):
+            return base
+        tools.listener.say(f"{done['reference']} is not there any more")
     owner, name, version = split_name(wanted)
     model = tools.api.model(owner, name)
     if not options.base and version is None and model is not None and model.latest_version is None:
@@ -185,6 +183,16 @@ def _base(options: Options, tools: Tools) -> Base:
     return base
 
 
+def _found(api: Api, reference: str) -> Base | None:
+    """The version owner/name:id, None where it was deleted."""
+    try:
+        return find_base(api, reference)
+    except ServiceError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
 def _train(options: Options, tools: Tools, base: Base, links: Links) -> str:
     """The version with the weights in it, as owner/name:id."""
     for notice in links.notices:
@@ -195,6 +203,10 @@ def _train(options: Options, tools: Tools, base: Base, links: Links) -> str:
     shown = {**links.lists, **more}
     key = {"base": base.reference, "destination": options.model, "inputs": shown}
     done = tools.state.done("train", key)
+    if done is not None and _found(tools.api, done["version"]) is None:
+        tools.listener.say(f"{done['version']} is not there any more, so it is trained anew")
+        tools.state.forget("train", key)
+        done = None
     if done is None:
 
         def mine(run: Run) -> bool:
@@ -231,7 +243,7 @@ def _picture(options: Options, tools: Tools, version: str, workflow: PreparedWor
     try:
         files = save_outputs(run.output, options.out, tools.settings)
     except GoneError:
-        tools.state.forget("picture")
+        tools.state.forget("picture", key)
         raise
     tools.state.finish("picture", key, {"id": run.id, "files": [str(file) for file in files]})
     return files
@@ -252,7 +264,7 @@ def _run_once(
     run = stay(tools.api, run, tools.view)
     tools.state.spend(kind, run.id, run.seconds or 0.0)
     if run.status != "succeeded":
-        tools.state.forget(step)
+        tools.state.forget(step, key)
     return need_success(run)
 
 
@@ -270,7 +282,8 @@ def _begun(tools: Tools, step: str, key: object, kind: Kind, mine: Callable[[Run
             return None
         tools.listener.say(f"going on with the {kind} {run.id}")
         return run
-    found = next((run for run in tools.api.recent(kind) if run.id not in facts["before"] and mine(run)), None)
+    others = {*facts["before"], *tools.state.known}
+    found = next((run for run in tools.api.recent(kind) if run.id not in others and mine(run)), None)
     if found is not None:
         tools.listener.say(f"found the {kind} {found.id}, which an interrupted run of this command has started")
     return found

@@ -48,6 +48,11 @@ def _example(local: Sequence[LocalWeight], links: Mapping[str, Sequence[str]], s
             "The first picture needs a checkpoint whose file name is known. Give one with --checkpoint, or a workflow "
             "of your own with --workflow FILE."
         )
+    if lora is None and links.get("loras"):
+        raise RequestError(
+            "The first picture is made with the LoRA, so its file name must be known before it is fetched. Write it "
+            "behind the link (#name=my.safetensors), or give a workflow of your own with --workflow FILE."
+        )
     example = EXAMPLES / ("txt2img_lora.json" if lora else "txt2img.json")
     values: dict[str, Any] = {"ckpt_name": checkpoint} | ({"lora_name": lora} if lora else {})
     return with_values(parse_workflow(example.read_text("utf-8")), values | REAL_SIZE)

@@ -1,8 +1,9 @@
 """What `ship` has done so far, in one small file, so that every step can be gone on from after a kill.
 
-A step is known by a key: what went into it, of which only a hash is kept, since a link can hold a secret. The same
-command finds its steps again; with another file or link, the steps that depend on it are done anew. A step that starts
-something elsewhere is written down before it is asked for. No token is ever in it.
+A step is known by its name and a key: what went into it, of which only a hash is kept, since a link can hold a secret.
+The same command finds its steps again, whatever was shipped in between; with another file or link, the steps that
+depend on it are done anew. A step that starts something elsewhere is written down before it is asked for. No token is
+ever in it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from comfyui.local.replicate.prices import cost_text
 from comfyui.settings import Settings
 from comfyui.weights.disk import write_whole
 
-FORMAT = 1
+FORMAT = 2
+_ONE_OF_EACH_NAME = 1
+"""The format that had one step of each name; its steps say their keys, too."""
 
 
 class ShipState:
-    """The steps of one ship, by name. Every change is on the disk before the method returns.
+    """The steps of one model's ships, by name and key. Every change is on the disk before the method returns.
 
     Raises RequestError when the file at `path` is not such a state.
     """
@@ -42,11 +45,13 @@ class ShipState:
         except (OSError, ValueError) as error:
             raise RequestError(f"{path} cannot be read as the state of a ship: {error}. Move it away.") from error
         found = document if isinstance(document, dict) else {}
-        steps, spent = found.get("steps"), found.get("spent")
-        if found.get("version") != FORMAT or not isinstance(steps, dict) or not isinstance(spent, list):
+        version, steps, spent = found.get("version"), found.get("steps"), found.get("spent")
+        if version not in (FORMAT, _ONE_OF_EACH_NAME) or not isinstance(steps, dict) or not isinstance(spent, list):
             raise RequestError(
                 f"{path} is not the state of a ship, format {FORMAT}. Move it away, or use --state FILE."
             )
+        if version == _ONE_OF_EACH_NAME:
+            steps = {_slot(name, step["key"]): step for name, step in steps.items()}
         self._steps, self.spent = steps, spent
 
     def done(self, step: str, key: object) -> Mapping[str, Any] | None:
@@ -67,9 +72,9 @@ class ShipState:
         """Write down that a step is done, and what it gave."""
         self._write(step, key, facts, done=True)
 
-    def forget(self, step: str) -> None:
+    def forget(self, step: str, key: object) -> None:
         """Let a step be done anew."""
-        self._steps.pop(step, None)
+        self._steps.pop(_slot(step, _digest(key)), None)
         self._save()
 
     def spend(self, kind: str, run_id: str, seconds: float) -> None:
@@ -81,7 +86,15 @@ class ShipState:
     @property
     def running(self) -> list[str]:
         """The ids of runs that were begun, and whose end nobody has seen."""
-        return [step["facts"]["id"] for step in self._steps.values() if not step["done"] and "id" in step["facts"]]
+        ended = {entry["id"] for entry in self.spent}
+        begun = [step["facts"].get("id") for step in self._steps.values() if not step["done"]]
+        return [run_id for run_id in begun if run_id is not None and run_id not in ended]
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The ids of all runs that a step has or had, well ended or not."""
+        of_steps = (step["facts"].get("id") for step in self._steps.values())
+        return frozenset(filter(None, [*of_steps, *(entry["id"] for entry in self.spent)]))
 
     @property
     def seconds(self) -> list[float]:
@@ -89,16 +102,20 @@ class ShipState:
         return [entry["seconds"] for entry in self.spent]
 
     def _find(self, step: str, key: object) -> dict[str, Any] | None:
-        found = self._steps.get(step)
-        return found if found is not None and found["key"] == _digest(key) else None
+        return self._steps.get(_slot(step, _digest(key)))
 
     def _write(self, step: str, key: object, facts: Mapping[str, Any], *, done: bool) -> None:
-        self._steps[step] = {"key": _digest(key), "done": done, "facts": dict(facts)}
+        digest = _digest(key)
+        self._steps[_slot(step, digest)] = {"key": digest, "done": done, "facts": dict(facts)}
         self._save()
 
     def _save(self) -> None:
         document = {"version": FORMAT, "steps": self._steps, "spent": self.spent}
         write_whole(self.path, json.dumps(document, indent=2).encode())
+
+
+def _slot(step: str, digest: str) -> str:
+    return f"{step} {digest}"
 
 
 def _digest(key: object) -> str:
@@ -124,9 +141,15 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 def state_path(options: Options, settings: Settings) -> Path:
-    """Where `ship` remembers what is done."""
+    """Where `ship` remembers what is done. Raises RequestError."""
     owner, name = model_name(options.model)
-    return options.state or settings.data_dir / "ship" / f"{owner}-{name}.json"
+    if options.state is not None:
+        return options.state
+    folder = settings.data_dir / "ship"
+    # No name has an @; a dash in the middle would give a-b/c and a/b-c one file.
+    path, dashed = folder / f"{owner}@{name}.json", folder / f"{owner}-{name}.json"
+    ours = not path.exists() and dashed.is_file() and ShipState(dashed).done("create", options.model) is not None
+    return dashed if ours else path
 
 
 def what_stays(options: Options, settings: Settings) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 from comfyui.errors import RequestError, TrainingInputError
 from comfyui.settings import Settings
 from comfyui.suggest import unknown_inputs_message
+from comfyui.weights.folders import TRAINING_INPUTS
 from comfyui.weights.sources import NO_TOKENS, Kind, Source, understand
 from comfyui.weights.sources.entries import parse_list
 from comfyui.weights.sources.hub_links import verb_of
@@ -60,6 +62,17 @@ def _file_link(entry: str, source: Source) -> str:
         return entry
     # The server of another version of the model may not know what a page's link means.
     return source.url + hash_sign + fragment
+
+
+def sort_inputs(
+    files: Mapping[str, Sequence[str]], more: Mapping[str, Any]
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """The links of each list, those that were given as other inputs among them, and the inputs that are no lists."""
+    lists = {name: list(links) for name, links in files.items()}
+    for name in (name for name in TRAINING_INPUTS if name in more):
+        value = more[name]
+        lists.setdefault(name, []).extend(map(str, value if isinstance(value, list) else [value]))
+    return lists, {name: value for name, value in more.items() if name not in TRAINING_INPUTS}
 
 
 def needed_secrets(

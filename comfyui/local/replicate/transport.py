@@ -13,10 +13,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import httpx
+from requests.utils import get_environ_proxies, select_proxy
 
-from comfyui.errors import DownloadError
+from comfyui.errors import DownloadError, RequestError
 from comfyui.local.replicate.failures import ServiceError
 from comfyui.local.terminal import printable_line
 from comfyui.url_policy import display_url, origin
@@ -67,7 +69,7 @@ class PatientTransport(httpx.BaseTransport):
         self._say = say
         self._first_wait_s = first_wait_s
         self._sleep = sleep
-        self._inner = inner or httpx.HTTPTransport()
+        self._inner = inner or httpx.HTTPTransport(proxy=proxy_for(base_url))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The whole answer to a request, below 400. Raises ServiceError."""
@@ -112,6 +114,27 @@ class PatientTransport(httpx.BaseTransport):
         wait_s = asked_s if asked_s is not None else min(MAX_WAIT_S, self._first_wait_s * 2 ** (attempt - 1))
         self._say(f"{what}; trying again in {wait_s:.3g} s")
         self._sleep(wait_s)
+
+
+def proxy_for(base_url: str) -> str | None:
+    """The proxy that the environment names for a server; None where it names none, or NO_PROXY leaves the server out.
+
+    httpx looks for it only where it makes its transport itself. Raises RequestError for one that cannot be used.
+    """
+    proxy: str | None = select_proxy(base_url, get_environ_proxies(base_url))
+    if proxy is None:
+        return None
+    if "://" not in proxy:
+        # curl and requests take HOST:PORT, too.
+        proxy = f"http://{proxy}"
+    scheme = urlsplit(proxy).scheme
+    if scheme not in ("http", "https"):
+        # Not the whole URL: it may hold a password.
+        raise RequestError(
+            f"The environment names a proxy of the kind {scheme}:// for {display_url(base_url)}, and only http:// and "
+            "https:// are understood here. Set HTTPS_PROXY to one of these, or the host in NO_PROXY."
+        )
+    return proxy
 
 
 def _in_known_words(response: httpx.Response) -> httpx.Response:
@@ -162,9 +185,11 @@ def _seconds(value: object) -> float | None:
 
 def _refused(request: httpx.Request, problem: Problem) -> ServiceError:
     if problem.status == 429:
-        way_out = "Replicate limits how often it may be asked; wait a while and run the same command again."
+        way_out = "Replicate limits how often it may be asked; wait a while and try again."
     elif problem.status >= 500:
-        way_out = "That is Replicate's own trouble; see https://www.replicatestatus.com and run the same command again."
+        way_out = "That is Replicate's own trouble, see https://www.replicatestatus.com; try again later."
+        if request.method not in _SAFE_METHODS:
+            way_out = f"That is Replicate's own trouble, see https://www.replicatestatus.com.{_doubt(request)}"
     else:
         way_out = _WAYS_OUT.get(problem.status, "")
     return ServiceError(
@@ -177,14 +202,19 @@ def _refused(request: httpx.Request, problem: Problem) -> ServiceError:
 
 def _unreachable(request: httpx.Request, error: httpx.TransportError) -> ServiceError:
     sent = "" if isinstance(error, _NEVER_SENT) else " after the request was sent"
-    doubt = (
-        " It may have arrived all the same: look at https://replicate.com/predictions before you run it again."
-        if sent and request.method not in _SAFE_METHODS
-        else " Check the network, and run the same command again."
-    )
+    in_doubt = sent and request.method not in _SAFE_METHODS
+    way_out = _doubt(request) if in_doubt else " Check the network, and try again later."
     return ServiceError(
-        f"Replicate did not answer {_named(request)}{sent}: {type(error).__name__}.{doubt}", service="Replicate"
+        f"Replicate did not answer {_named(request)}{sent}: {type(error).__name__}.{way_out}", service="Replicate"
     )
+
+
+def _doubt(request: httpx.Request) -> str:
+    """What a request that may have been done leaves to look at: only a new run costs money."""
+    kind = request.url.path.rpartition("/")[2]
+    if kind not in ("trainings", "predictions"):
+        return " It may have arrived all the same."
+    return f" It may have arrived all the same: look at https://replicate.com/{kind} before you start another."
 
 
 def _named(request: httpx.Request) -> str:

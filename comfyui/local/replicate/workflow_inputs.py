@@ -127,7 +127,8 @@ def _attach(given: str, base: Path, files: dict[str, Path]) -> str:
 
 def zip_files(files: Mapping[str, Path], out: Path) -> None:
     """Write files, by the names that the workflow has for them, into a zip, the form in which input_file takes many."""
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    # A file's time may be one that a zip does not know: before 1980.
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
         for name, path in files.items():
             archive.write(path, name)
 
