@@ -33,6 +33,10 @@ def display_url(url: str) -> str:
     """The URL without user name, query and fragment, any of which can hold a secret; fit for logs and manifests."""
     try:
         parts = urlsplit(url)
+        if not parts.netloc and "@" in url:
+            # Mistyped, such as https:/user:password@example.com: any of what is before the last "@" may be secret, and
+            # a "?" or "#" may be part of it.
+            parts = urlsplit(url.rpartition("@")[2])
         return SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "").geturl()
     except ValueError:
         return "(a URL that cannot be read)"

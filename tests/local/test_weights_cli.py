@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 from comfyui.local.weights.arguments import flag_of, parse_arguments
 from comfyui.settings import PROJECT_ROOT
 from comfyui.weights.folders import TRAINING_INPUTS
+from comfyui.weights.http.opener import READ_TIMEOUT_S
 from comfyui.weights.listener import size_text
 from comfyui.weights.manifest import MANIFEST_NAME, Manifest, Weight
 from comfyui.weights.tar.journal import SYNC_EVERY_S
@@ -431,6 +433,50 @@ def test_what_is_not_in_the_manifest_is_a_fault_unless_asked_for(
     assert done.stdout == f"1 file proven, {size_text(len(A))}; 1 not in the manifest; nothing wrong\n"
 
 
+def test_a_link_to_a_file_that_is_gone_is_a_fault(
+    weights: Weights, with_a: tuple[str, str], file_a: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "models" / "loras" / "gone.safetensors").symlink_to(tmp_path / "gone.safetensors")
+    done = weights("verify", "models", *with_a)
+    assert done.returncode == 1
+    assert "WRONG  loras/gone.safetensors cannot be read: No such file or directory.\n" in done.stdout
+    assert "1 file proven" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (200, {}, "its server gives no ranges any more"),
+        (206, {"ETag": '"another"'}, "it was replaced at its source"),
+    ],
+)
+def test_a_tar_that_changes_while_it_is_verified_is_an_error(
+    weights: Weights, storage: StorageStandin, tmp_path: Path, status: int, headers: dict[str, str], said: str
+) -> None:
+    write_tar(tmp_path / "weights.tar", {"loras/a.safetensors": safetensors(3, size=3_000_000)})
+    link = storage.put("/weights.tar", (tmp_path / "weights.tar").read_bytes())
+    storage.mangle = lambda answer: (
+        replace(answer, status=status, headers={**answer.headers, **headers}) if _is_behind_the_head(answer) else answer
+    )
+    done = weights("verify", link)
+    assert done.returncode == 1
+    assert f"{link} could not be read to its end: {said}. Verify it again.\n" in done.stderr
+
+
+def test_a_tar_in_one_piece_that_breaks_off_is_an_error(weights: Weights, server: FileServer, tmp_path: Path) -> None:
+    write_tar(tmp_path / "weights.tar", {"loras/a.safetensors": A})
+    link = server.put("/weights.tar", (tmp_path / "weights.tar").read_bytes(), cut_after=100)
+    done = weights("verify", link)
+    assert done.returncode == 1
+    assert f"{link} could not be read to its end: " in done.stderr
+
+
+def _is_behind_the_head(answer: Answer) -> bool:
+    """Whether these are bytes of a tar that are fetched to be proven, and not to find out what it is."""
+    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return found is not None and int(found[1]) > 0
+
+
 # the image's own weights
 
 
@@ -737,6 +783,33 @@ def test_ctrl_c_does_not_wait_for_a_server_that_says_nothing(
             answer_now.set()
     assert process.returncode == 130
     assert "Stopped." in said
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_falls_silent_while_its_tar_is_verified(
+    environ: dict[str, str], storage: StorageStandin, tmp_path: Path
+) -> None:
+    write_tar(tmp_path / "weights.tar", {"loras/a.safetensors": safetensors(3, size=9_000_000)})
+    link = storage.put("/weights.tar", (tmp_path / "weights.tar").read_bytes())
+    fell_silent, answer_now = threading.Event(), threading.Event()
+
+    def silent(answer: Answer) -> Answer:
+        if _is_behind_the_head(answer) and len(answer.body) > 1_000_000:
+            fell_silent.set()
+            answer_now.wait(2 * LIMIT_S)
+        return answer
+
+    storage.mangle = silent
+    with subprocess.Popen(
+        [SCRIPT, "verify", link], cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    ) as process:
+        try:
+            assert fell_silent.wait(LIMIT_S)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=READ_TIMEOUT_S / 2)
+        finally:
+            answer_now.set()
+    assert process.returncode == 130
     assert "Traceback" not in said
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
 from tests.loopback_server import LoopbackServer
+
+TRICKLE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Reply:
 
     `declared` replaces the true Content-Length; `cut_after` closes the connection after so many bytes of the body;
     `chunked` sends it in HTTP chunks; `no_length` says nothing of its length; `stall_s` waits before the body, `hang_s`
-    behind it.
+    behind it; `trickle` lets single bytes come, up to half of them, until it is set.
     """
 
     body: bytes = b""
@@ -29,6 +32,7 @@ class Reply:
     no_length: bool = False
     stall_s: float = 0.0
     hang_s: float = 0.0
+    trickle: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,17 @@ class FileServer(LoopbackServer):
                     time.sleep(reply.hang_s)
 
             def _send_body(self, body: bytes, reply: Reply) -> None:
-                if not reply.chunked:
-                    self.wfile.write(body)
-                    return
-                for start in range(0, len(body), 1000):
-                    piece = body[start : start + 1000]
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                if reply.cut_after is None:
+                start = 0
+                while reply.trickle is not None and start < len(body) // 2 and not reply.trickle.wait(TRICKLE_S):
+                    self._send_part(body[start : start + 1], reply)
+                    start += 1
+                for position in range(start, len(body), 1000) if reply.chunked else (start,):
+                    self._send_part(body[position : position + 1000] if reply.chunked else body[position:], reply)
+                if reply.chunked and reply.cut_after is None:
                     self.wfile.write(b"0\r\n\r\n")
+
+            def _send_part(self, part: bytes, reply: Reply) -> None:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if reply.chunked else part)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name in the standard library)
                 pass

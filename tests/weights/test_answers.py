@@ -53,6 +53,8 @@ def test_a_file_of_unknown_length(server: FileServer, settings: Settings) -> Non
         ('attachment; filename="C:\\\\m.safetensors"', "m.safetensors"),
         ('attachment; filename=""', "url.safetensors"),
         ("attachment", "url.safetensors"),
+        ("attachment; filename*=idna''a%ff", "url.safetensors"),
+        ("attachment; filename*=no-such-charset''m.safetensors", "m.safetensors"),
     ],
 )
 def test_names(server: FileServer, settings: Settings, header: str, name: str) -> None:

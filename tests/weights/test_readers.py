@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -243,8 +244,8 @@ def test_a_connection_that_fails(
     with pytest.raises(InterruptedPieceError):
         counts.extend(reader.read(0, memoryview(out)))
     count = counts[-1]
-    # What came before a connection's end counts; a failure costs the portion it falls into.
-    assert count == (500 if fault is Fault.CUT else 0)
+    # What came before a connection's end counts; the others may take with them what was under way.
+    assert count in ((500,) if fault is Fault.CUT else (0, 500))
     assert out[:count] == BODY[:count]
     assert read(reader, count, 1000 - count) == BODY[count:1000]
 
@@ -382,12 +383,25 @@ def test_a_file(tmp_path: Path, first: int) -> None:
         os.fstat(reader._fd)
 
 
+def test_a_disk_that_cannot_read_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "a"
+    path.write_bytes(BODY)
+    monkeypatch.setattr(os, "preadv", fail)
+    with closing(FileReader(path)) as reader, pytest.raises(InterruptedPieceError) as caught:
+        read(reader, 0, 100)
+    assert caught.value.reason == "Input/output error"
+
+
 def test_validators() -> None:
     date = "Fri, 20 Nov 2026 08:00:00 GMT"
     assert validator_of({"ETag": '"a"', "Last-Modified": date}) == '"a"'
     assert validator_of({"ETag": 'W/"a"', "Last-Modified": date}) is None
     assert validator_of({"Last-Modified": date}) == date
     assert validator_of({"Last-Modified": "some day"}) is None
+    assert validator_of({"Last-Modified": "Fri, 20 Nov 2026 08:00:00 +99999999999999999999"}) is None
     assert validator_of({}) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -322,6 +323,42 @@ def test_what_came_in_vain_is_not_counted(storage: RangeServer, settings: Settin
     restore(url, settings.models_dir, settings, lines, options=replace(IMPATIENT, connections=1))
     assert f"{BIG} is healed" in lines.text
     assert counts == {path: len(body) for path, body in FILES.items()}
+
+
+def test_an_error_of_this_machine_that_is_no_file_s_is_raised(
+    storage: RangeServer, settings: Settings, run: Restore
+) -> None:
+    """Such as of a terminal that is gone when it is told that bytes came in vain."""
+
+    class Gone(Lines):
+        def advance(self, path: str, count: int) -> None:
+            if count < 0:
+                raise BrokenPipeError("the terminal is gone")
+
+    url = storage.put("/w.tar", TAR, spoil=once(storage, BIG))
+    with pytest.raises(BrokenPipeError, match="the terminal is gone"):
+        restore(url, settings.models_dir, settings, Gone(), options=replace(IMPATIENT, connections=1))
+    assert on_disk(settings.models_dir) == {}
+
+
+def test_a_bad_sector_in_the_tar_is_healed_from_the_link(
+    storage: RangeServer, settings: Settings, tmp_path: Path, run: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = {path: storage.put(f"/{number}", body) for number, (path, body) in enumerate(FILES.items())}
+    data, manifest = baked(FILES, urls)
+    (tmp_path / "w.tar").write_bytes(data)
+    bad = (manifest.weights[0].offset or 0) + 2_000_000
+    read, tar = os.preadv, (tmp_path / "w.tar").stat()
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if os.path.samestat(os.fstat(fd), tar) and offset <= bad < offset + sum(map(len, buffers)):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    lines = run(tmp_path / "w.tar")
+    assert on_disk(settings.models_dir) == FILES
+    assert f"{BIG} is healed: fetched from its link {urls[BIG]}" in lines.lines
 
 
 @pytest.mark.parametrize("where", ["ranges", "whole", "path"])

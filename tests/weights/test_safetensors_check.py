@@ -152,6 +152,39 @@ def test_bad_headers(header: bytes, word: str) -> None:
         check(with_header(header, bytes(12)))
 
 
+BIG = 2**40
+
+
+@pytest.mark.parametrize(
+    ("shape", "good"),
+    [
+        ([2**64 - 1, 0], True),
+        ([2**64, 0], False),
+        ([10**4000, 0], False),
+        ([BIG, BIG, 0], False),
+        ([0, BIG, BIG], True),
+        ([BIG, BIG], False),
+    ],
+)
+def test_large_numbers_are_judged_as_the_library_does(shape: list[int], good: bool) -> None:
+    data = with_header(tensors(a={**U8, "shape": shape, "data_offsets": [0, 0]}), b"")
+    if good:
+        library_reads(data)
+        check(data)
+        return
+    with pytest.raises(library.SafetensorError):
+        library_reads(data)
+    with pytest.raises(WeightsError, match=r"no usable|which is not U8"):
+        check(data)
+
+
+def test_a_header_of_large_numbers_is_not_multiplied_out() -> None:
+    """Their product would be a number of 8 MB, which takes minutes: the test's time limit."""
+    header = tensors(a={**U8, "shape": [2**63] * 1_000_000})
+    with pytest.raises(WeightsError, match="which is not U8"):
+        check(with_header(header, bytes(4)))
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [

@@ -337,32 +337,37 @@ def test_what_broke_off_goes_on_where_it_was(target: Target) -> None:
 
 
 def test_a_piece_that_never_comes(target: Target) -> None:
-    body = safetensors(1, 3 * PIECE)
+    body = safetensors(1, PIECE - 500)
 
-    def behave(start: int, _length: int) -> None:
-        if start == PIECE:
-            raise InterruptedPieceError("the server answered 503")
+    def behave(_start: int, _length: int) -> None:
+        raise InterruptedPieceError("the server answered 503")
 
     reader = FakeReader(body, behave)
     with pytest.raises(DownloadError) as caught:
-        transfer([job(reader, target)], OPTIONS)
+        transfer([job(reader, target)], replace(OPTIONS, policy=replace(POLICY, slow_piece_s=PATIENCE_S)))
     assert str(caught.value) == (
         "loras/a.safetensors could not be fetched from https://example.com/a.safetensors: the server answered 503, "
-        f"4 times in a row at byte {PIECE} of {len(body)}. Check the link and the network, and try again."
+        f"4 times in a row at byte 0 of {len(body)}. Check the link and the network, and try again."
     )
-    assert reader.reads.count(PIECE) == 4
+    assert reader.reads == [0] * 4
 
 
 def test_a_server_s_wish_is_followed_within_bounds(target: Target) -> None:
-    policy = RetryPolicy(longest_wish_s=0.3)
+    policy = RetryPolicy(first_wait_s=0.1, longest_wish_s=0.3)
     rolls = random.Random(0)
     assert policy.wait_s(1, 0.2, rolls) == 0.2
     assert policy.wait_s(1, 1000.0, rolls) == 0.3
-    assert policy.wait_s(1, -5.0, rolls) == 0.0
     waits = [RetryPolicy().wait_s(attempt, None, rolls) for attempt in range(1, 40) for _ in range(50)]
     assert max(waits) <= 20.0
     assert len(set(waits)) > 1000
     assert all(RetryPolicy().wait_s(1, None, rolls) <= 0.5 for _ in range(100))
+
+
+@pytest.mark.parametrize("wish_s", [0.0, -5.0, 0.001])
+def test_a_wish_for_no_wait_is_waited_for_as_without_it(wish_s: float) -> None:
+    for attempt in range(1, 20):
+        without = RetryPolicy().wait_s(attempt, None, random.Random(attempt))
+        assert RetryPolicy().wait_s(attempt, wish_s, random.Random(attempt)) == without > 0.001
 
 
 def test_a_wish_is_waited_for(target: Target) -> None:

@@ -62,3 +62,18 @@ def test_origins() -> None:
 def test_display() -> None:
     assert display_url("https://u:p@example.com:8/a?b=c#d") == "https://example.com:8/a"
     assert display_url("https://[") == "(a URL that cannot be read)"
+
+
+@pytest.mark.parametrize("start", ["", "https:/", "https//", "https:", "https:///", "//?", "hf:"])
+@pytest.mark.parametrize("password", ["s3cret", "s3c/ret", "s3c?ret", "s3c#ret", "s3c@ret", "s3c:ret"])
+def test_a_mistyped_url_shows_no_password(start: str, password: str) -> None:
+    url = f"{start}alice:{password}@example.com/f?token=s3c#ret"
+    assert display_url(url) == "example.com/f"
+    with pytest.raises(DownloadError) as caught:
+        origin(url)
+    assert "s3c" not in str(caught.value)
+    assert "ret" not in str(caught.value)
+
+
+def test_a_path_without_a_host_is_shown() -> None:
+    assert display_url("weights/my.tar") == "weights/my.tar"

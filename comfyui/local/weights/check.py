@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
-from comfyui.errors import RequestError, StoppedError, WeightsError
+from comfyui.errors import DownloadError, RequestError, StoppedError, WeightsError
 from comfyui.settings import Settings
-from comfyui.weights.bring.fetch import Needed
+from comfyui.url_policy import display_url
+from comfyui.weights.bring.fetch import Needed, reason
 from comfyui.weights.bring.present import file_chunks
 from comfyui.weights.folders import path_key
+from comfyui.weights.http.at_once import at_once
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.judge.formats import GGUF_EXTENSIONS, PICKLE_EXTENSIONS, SAFETENSORS_EXTENSIONS
 from comfyui.weights.judge.verify import Digest, Verifier
@@ -28,6 +29,7 @@ from comfyui.weights.manifest import MANIFEST_NAME, Manifest
 from comfyui.weights.tar.baked import Contents, end_fault, header_fault, read_contents
 from comfyui.weights.tar.layout import member_header, padded
 from comfyui.weights.tar.source import Patience, RangedTar, open_tar
+from comfyui.weights.transfer.faults import PieceFault
 from comfyui.weights.transfer.retry import RetryPolicy
 
 READ_BYTES = 4 * 1024**2
@@ -68,6 +70,16 @@ class _File:
 
 def check_tar(location: str, settings: Settings, listener: Listener, stop: Event) -> Report:
     """Check a tar that bake made, at a path or URL. Raises SourceError or RequestError when it is no such tar."""
+    try:
+        return _check_tar(location, settings, listener, stop)
+    except PieceFault as fault:
+        shown = display_url(location) if "://" in location else location
+        raise DownloadError(
+            f"{shown} could not be read to its end: {reason(fault)}. Verify it again.", url=shown
+        ) from fault
+
+
+def _check_tar(location: str, settings: Settings, listener: Listener, stop: Event) -> Report:
     patience = Patience(RetryPolicy(), stop, listener.say)
     with HttpOpener(settings) as opener, open_tar(location, opener, patience) as tar:
         contents = read_contents(tar)
@@ -114,7 +126,11 @@ def check_folder(
             files.append(_File(weight.path, size, Digest(weight.size, weight.sha256), partial(file_chunks, file)))
     for path in extra_files(folder, manifest):
         file = folder / path
-        files.append(_File(path, file.stat().st_size, None, partial(file_chunks, file)))
+        try:
+            files.append(_File(path, file.stat().st_size, None, partial(file_chunks, file)))
+        except OSError as error:
+            # A link to a file that is gone, most often.
+            problems.append(_unreadable(path, "a file", error))
     report = _check(files, listener, stop, problems)
     if extra_ok:
         return report
@@ -149,30 +165,30 @@ def extra_files(folder: Path, manifest: Manifest) -> list[str]:
 
 def _check(files: Sequence[_File], listener: Listener, stop: Event, problems: Sequence[Problem]) -> Report:
     """Read and judge the files; `problems` are those that are known already."""
+    over = Event()
 
     def judge(file: _File) -> Digest | Problem:
         try:
             verifier = Verifier(file.path, allow_pickle=True, expected=file.expected)
             for chunk in file.chunks():
-                if stop.is_set():
-                    raise StoppedError("The check was stopped.")
                 verifier.feed(chunk)
+                if stop.is_set() or over.is_set():
+                    raise StoppedError("The check was stopped.")
                 listener.advance(file.path, len(chunk))
             digest = verifier.finish()
         except WeightsError as error:
             return Problem(file.path, "damaged", str(error), error.expected, error.seen)
         except OSError as error:
-            text = f"{file.path} cannot be read: {error.strerror or error}."
-            return Problem(file.path, "damaged", text, f"{file.size} bytes", error.strerror or str(error))
+            return _unreadable(file.path, f"{file.size} bytes", error)
         if file.expected is not None:
             listener.proven(file.path, digest.size, digest.sha256)
         return digest
 
     listener.begin("verifying", [(file.path, file.size) for file in files])
     try:
-        with ThreadPoolExecutor(CHECKED_AT_ONCE, thread_name_prefix="verify") as pool:
-            verdicts = list(pool.map(judge, files))
+        verdicts = at_once(judge, files, asked_at_once=CHECKED_AT_ONCE)
     finally:
+        over.set()
         listener.end()
     judged = list(zip(files, verdicts, strict=True))
     right = [file for file, verdict in judged if isinstance(verdict, Digest)]
@@ -216,6 +232,11 @@ def _part(tar: RangedTar, offset: int, size: int) -> Callable[[], Iterator[bytes
             yield tar.read_at(offset + start, min(READ_BYTES, size - start))
 
     return chunks
+
+
+def _unreadable(path: str, expected: str, error: OSError) -> Problem:
+    seen = error.strerror or str(error)
+    return Problem(path, "damaged", f"{path} cannot be read: {seen}.", expected, seen)
 
 
 def _missing(path: str, size: int) -> Problem:

@@ -123,7 +123,10 @@ class Fetch:
                 fatal=lambda _job, error: not isinstance(error, PieceFault | SourceError),
             )
         except OSError as error:
-            job = next(job for job in jobs if job.error is error)
+            job = next((job for job in jobs if job.error is error), None)
+            if job is None:
+                # A callback's, such as of a terminal that is gone: no disk is full.
+                raise
             with room_errors(job.target.path.parent, job.path, f"{job.size} bytes"):
                 raise
             raise AssertionError("room_errors swallows nothing") from error

@@ -61,7 +61,18 @@ def file_name(response: requests.Response, source: Source) -> str:
 
 
 def disposition_name(header: str) -> str:
-    """The name in a Content-Disposition: filename*= before filename=, whatever their order (RFC 6266, 4.3)."""
+    """The name in a Content-Disposition: filename*= before filename=, whatever their order (RFC 6266, 4.3).
+
+    "" where there is none, or one that cannot be read.
+    """
+    try:
+        return _disposition_name(header)
+    except (ValueError, TypeError):
+        # What the standard library makes of a header that was made to do harm, such as an unknown charset's.
+        return ""
+
+
+def _disposition_name(header: str) -> str:
     message = Message()
     message["Content-Disposition"] = as_utf8(header)
     parameters = message.get_params(failobj=[], header="Content-Disposition")
@@ -79,7 +90,7 @@ def validator_of(headers: Mapping[str, str]) -> str | None:
     date = headers.get("Last-Modified", "")
     try:
         parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     return date
 

@@ -14,8 +14,10 @@ Answer = TypeVar("Answer")
 ASKED_AT_ONCE = 8
 
 
-def at_once(ask: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
-    """`ask` of each item, ASKED_AT_ONCE at a time; the answers in the items' order.
+def at_once(
+    ask: Callable[[Item], Answer], items: Iterable[Item], *, asked_at_once: int = ASKED_AT_ONCE
+) -> list[Answer]:
+    """`ask` of each item, `asked_at_once` at a time; the answers in the items' order.
 
     Raises what `ask` raised for the first item that failed. Daemon threads, not a pool that waits for its threads:
     Ctrl-C, or the end of the program, must not wait for a server that says nothing.
@@ -34,6 +36,6 @@ def at_once(ask: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer
             except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
                 answer.set_exception(error)
 
-    for number in range(min(ASKED_AT_ONCE, len(answers))):
+    for number in range(min(asked_at_once, len(answers))):
         threading.Thread(target=work, name=f"ask-{number}", daemon=True).start()
     return [answer.result() for answer in answers]

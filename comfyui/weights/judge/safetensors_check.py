@@ -12,7 +12,6 @@ without a gap; "__metadata__" maps text to text.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, NoReturn, TypeGuard
 
 from comfyui.errors import WeightsError
@@ -22,6 +21,8 @@ MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself."""
 
 _LENGTH_BYTES = 8
+_LARGEST = 2**64 - 1
+"""The safetensors library counts in 64 bits, and refuses what it cannot count."""
 
 # Bits, not bytes: the 4 and 6 bit floats are packed.
 _DTYPE_BITS = {
@@ -114,7 +115,7 @@ class SafetensorsCheck:
         begin, end = offsets
         # A dtype that came after this code was written still has to fit the offsets of its neighbours.
         bits = _DTYPE_BITS.get(dtype)
-        if end < begin or (bits is not None and math.prod(shape) * bits != (end - begin) * 8):
+        if end < begin or (bits is not None and _count(shape) * bits != (end - begin) * 8):
             raise self._header_error(f"{shown} has {end - begin} bytes, which is not {dtype} of shape {shape!s:.100}")
         return begin, end
 
@@ -154,4 +155,17 @@ class SafetensorsCheck:
 
 def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
     # bool is a kind of int in Python, but not in JSON.
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and all(type(number) is int and 0 <= number <= _LARGEST for number in value)
+
+
+def _count(shape: list[int]) -> float:
+    """How many values a tensor has; infinity as soon as there are more than the library can count.
+
+    A header that was made to do harm may hold millions of large numbers, whose whole product takes minutes.
+    """
+    count = 1
+    for length in shape:
+        count *= length
+        if count > _LARGEST:
+            return float("inf")
+    return count

@@ -1,9 +1,10 @@
-"""How many bytes of each job were told of, so that in the end it is as many as the job has."""
+"""How many bytes of each job were told of, so that in the end it is as many as the job has; and how many came."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from comfyui.weights.transfer.job import FileJob
 
@@ -18,6 +19,7 @@ class Counts:
         self._progress = progress
         self._lock = threading.Lock()
         self._told: dict[int, int] = {}
+        self._received: dict[str, int] = {}
         self._closed = False
 
     def advance(self, job: FileJob, count: int) -> None:
@@ -27,6 +29,18 @@ class Counts:
                 return
             self._told[id(job)] = self._told.get(id(job), 0) + count
         self._progress(job, count)
+
+    def receive(self, job: FileJob, count: int) -> None:
+        """Tell of bytes that came over a connection."""
+        server = _server_of(job)
+        with self._lock:
+            self._received[server] = self._received.get(server, 0) + count
+        self.advance(job, count)
+
+    def received(self, job: FileJob) -> int:
+        """How many bytes came from the job's server so far, for any job: never fewer than before."""
+        with self._lock:
+            return self._received.get(_server_of(job), 0)
 
     def take_back(self, job: FileJob) -> None:
         """What was told of a job that has failed was in vain."""
@@ -46,3 +60,11 @@ class Counts:
         for job, count in missing:
             if count:
                 self._progress(job, count)
+
+
+def _server_of(job: FileJob) -> str:
+    """The host that the files of one tar, and often those of several links, share; "" for this disk."""
+    try:
+        return urlsplit(job.reader.shown).netloc
+    except ValueError:
+        return ""

@@ -64,6 +64,15 @@ class Flights:
             if fetched:
                 self._seconds_per_byte.append((time.monotonic() - flight.since) / flight.piece.length)
 
+    def leave(self, flight: Flight) -> bool:
+        """End it if another worker tries its piece too, and say whether that is so: of several the last one stays."""
+        with self._lock:
+            others = [other for other in self._flying.values() if other is not flight and other.job is flight.job]
+            if not any(other.piece == flight.piece for other in others):
+                return False
+            self._flying.pop(id(flight), None)
+            return True
+
     def help_late(self, *, awaited_only: bool = False) -> Flight | None:
         """A second flight for a late piece, None if there is none; with `awaited_only` one that a hash waits for."""
         now = time.monotonic()

@@ -246,7 +246,7 @@ class _Pump:
                 view = place_in(loan.buffer.view, job.offset + piece.start, piece.length)
                 count = 0
                 for total in job.reader.read(piece.start, view):
-                    self._counts.advance(job, total - count)
+                    self._counts.receive(job, total - count)
                     count = total
                     position = piece.start + count
                     if self._stop.is_set():
@@ -273,21 +273,27 @@ class _Pump:
         return False
 
     def _fill(self, flight: Flight, view: memoryview) -> bool:
-        """Fetch a piece, going on where a connection broke off. False when nobody needs it any more."""
+        """Fetch a piece, going on where a connection broke off. False when nobody needs it of this worker any more."""
         job, piece = flight.job, flight.piece
-        filled = fruitless = 0
+        # A server that allows fewer connections than there are turns some away while it serves the others: a piece is
+        # given up only when nothing else comes from there either.
+        filled = tries = fruitless = 0
+        before = self._counts.received(job)
         while True:
             got = 0
             reason, wish_s = "the connection ended early", None
+            refusal: DownloadError | None = None
             try:
                 for total in job.reader.read(piece.start + filled, view[filled:]):
                     flight.move()
-                    self._counts.advance(job, total - got)
+                    self._counts.receive(job, total - got)
                     got = total
                     if not self._needs(flight):
                         break
             except InterruptedPieceError as fault:
                 reason, wish_s = fault.reason, fault.retry_after_s
+            except DownloadError as error:
+                refusal = error
             except Exception:
                 if self._needs(flight):
                     raise
@@ -296,16 +302,23 @@ class _Pump:
             filled += got
             if filled == piece.length:
                 return True
-            fruitless = 1 if got else fruitless + 1
-            if self._needs(flight) and fruitless > self._policy.fruitless_tries:
-                raise DownloadError(
-                    f"{job.path} could not be fetched from {job.reader.shown}: {reason}, {fruitless} times in a row at "
+            now = self._counts.received(job)
+            tries = 1 if got else tries + 1
+            fruitless, before = 1 if now > before else fruitless + 1, now
+            if refusal is None and fruitless > self._policy.fruitless_tries:
+                refusal = DownloadError(
+                    f"{job.path} could not be fetched from {job.reader.shown}: {reason}, {tries} times in a row at "
                     f"byte {piece.start + filled} of {job.size}. Check the link and the network, and try again.",
                     url=job.reader.shown,
                 )
-            if self._needs(flight) and fruitless in (1, self._policy.fruitless_tries):
+            if refusal is not None:
+                if self._needs(flight) and not self._flights.leave(flight):
+                    raise refusal
+                self._counts.advance(job, -filled)
+                return False
+            if self._needs(flight) and tries in (1, self._policy.fruitless_tries):
                 self._note(f"{job.path}: {reason}; trying again from byte {piece.start + filled}")
-            wait_s = self._policy.wait_s(fruitless, wish_s, self._random)
+            wait_s = self._policy.wait_s(tries, wish_s, self._random)
             flight.rest(wait_s)
             self._stop.wait(wait_s)
             if not self._needs(flight):

@@ -7,7 +7,6 @@ Rules of HTTP that are kept here: RFC 9110, 14 (Range, Content-Range, 206, 416),
 from __future__ import annotations
 
 import email.utils
-import http.client
 import os
 import re
 import threading
@@ -15,10 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import requests
-import urllib3
 
 from comfyui.errors import DownloadError
 from comfyui.url_policy import origin
@@ -26,16 +23,14 @@ from comfyui.weights.http.answers import validator_of
 from comfyui.weights.http.opener import HttpOpener, OpenedResponse
 from comfyui.weights.http.refusals import refusal
 from comfyui.weights.sources import Source
+from comfyui.weights.transfer.body import NETWORK_ERRORS, PORTION_BYTES, fill, portions, skip
 from comfyui.weights.transfer.faults import ChangedSourceError, InterruptedPieceError, NoRangesError
 
-PORTION_BYTES = 128 * 1024
-"""How much is read before anybody may ask to stop."""
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that are worth another try; 4xx other than these are final."""
 SIGNATURE_ENDED = frozenset({400, 401, 403, 404, 410})
 """Answers of a storage server to a signed link that was good a while ago: ask the source for a new one."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ class StreamReader:
         if start == 0:
             self._response = open_whole(self._opener, self._source, self._url)
             self._check_length(self._response)
-            skip(self._response, self._first)
+            yield from skip(self._response, self._first)
         if self._response is None:
             raise InterruptedPieceError("the stream is closed")
         yield from fill(self._response, out)
@@ -204,10 +199,14 @@ class FileReader:
         self.shown = path.name
 
     def read(self, start: int, out: memoryview) -> Iterator[int]:
-        """Fill `out` from byte `start`. Raises InterruptedPieceError where the file ends."""
+        """Fill `out` from byte `start`. Raises InterruptedPieceError where the file ends or its disk cannot read it."""
         done = 0
         while done < len(out):
-            count = os.preadv(self._fd, [out[done : done + PORTION_BYTES]], self._first + start + done)
+            try:
+                count = os.preadv(self._fd, [out[done : done + PORTION_BYTES]], self._first + start + done)
+            except OSError as error:
+                # A bad sector spoils some files of a tar, which may be had from elsewhere.
+                raise InterruptedPieceError(error.strerror or str(error)) from error
             if not count:
                 raise InterruptedPieceError(f"the file ends at byte {self._first + start + done}")
             done += count
@@ -224,7 +223,7 @@ def open_checked(opener: HttpOpener, source: Source, url: str, headers: Mapping[
         opened = opener.open(source, url, headers)
     except DownloadError as error:
         # The policy's own refusals are final; a network that failed has its reason behind it.
-        if isinstance(error.__cause__, _NETWORK_ERRORS):
+        if isinstance(error.__cause__, NETWORK_ERRORS):
             raise InterruptedPieceError(type(error.__cause__).__name__) from error
         raise
     status = opened.response.status_code
@@ -252,45 +251,7 @@ def open_whole(opener: HttpOpener, source: Source, url: str) -> requests.Respons
 def stream_chunks(opener: HttpOpener, source: Source, url: str) -> Iterator[bytes]:
     """All of an object whose length nobody knows. Raises InterruptedPieceError where it breaks off."""
     with open_whole(opener, source, url) as response:
-        raw: Any = response.raw
-        while True:
-            try:
-                portion = raw.read(PORTION_BYTES, decode_content=False)
-            except _NETWORK_ERRORS as error:
-                raise InterruptedPieceError(f"the connection broke ({type(error).__name__})") from error
-            if not portion:
-                return
-            yield portion
-
-
-def skip(response: requests.Response, count: int) -> None:
-    """Read past `count` bytes of the body."""
-    scrap = memoryview(bytearray(min(count, PORTION_BYTES)))
-    while count:
-        part = scrap[: min(count, len(scrap))]
-        for _ in fill(response, part):
-            continue
-        count -= len(part)
-
-
-def fill(response: requests.Response, out: memoryview) -> Iterator[int]:
-    """Read the body into `out`, yielding the count so far. Raises InterruptedPieceError where it breaks off."""
-    raw: Any = response.raw
-    # http.client's own: urllib3 cannot read into memory that is there already, and a new piece of memory for each
-    # portion costs time and, in the hands of many threads, tens of megabytes.
-    body: http.client.HTTPResponse = raw._fp
-    done = 0
-    while done < len(out):
-        try:
-            count = body.readinto(out[done : done + PORTION_BYTES])
-        except _NETWORK_ERRORS as error:
-            raise InterruptedPieceError(f"the connection broke ({type(error).__name__})") from error
-        if not count:
-            raise InterruptedPieceError("the connection ended early")
-        done += count
-        if body.isclosed():
-            raw.release_conn()
-        yield done
+        yield from portions(response)
 
 
 def retry_after_s(text: str | None) -> float | None:
@@ -302,5 +263,5 @@ def retry_after_s(text: str | None) -> float | None:
         return float(text)
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, OverflowError):
         return None

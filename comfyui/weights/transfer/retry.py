@@ -25,7 +25,9 @@ class RetryPolicy:
     """Waits between questions to a server what it knows of a file, while it is busy."""
 
     def wait_s(self, attempt: int, wish_s: float | None, source: random.Random) -> float:
-        """Seconds before the attempt after the `attempt`-th (from 1) fruitless one; a server's wish comes first."""
-        if wish_s is not None:
-            return min(max(wish_s, 0.0), self.longest_wish_s)
-        return source.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2.0 ** (attempt - 1)))
+        """Seconds before the attempt after the `attempt`-th (from 1) fruitless one; a server's wish may make it longer.
+
+        Not shorter: a server that says "0", or names a time that is over, would get all attempts at once.
+        """
+        backoff_s = source.uniform(0, min(self.longest_wait_s, self.first_wait_s * 2.0 ** (attempt - 1)))
+        return max(backoff_s, min(wish_s or 0.0, self.longest_wish_s))
