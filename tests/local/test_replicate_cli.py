@@ -464,10 +464,9 @@ def test_ctrl_c_cancels_a_prediction(world: World) -> None:
     assert run.status == "canceled"
 
 
-def test_ctrl_c_while_a_prediction_is_asked_for_finds_and_cancels_it(world: World) -> None:
-    assert world.run("predict", "--model", "me/base", WORKFLOW, "--out", "out").returncode == 0
-    held = world.replicate.hold("POST", f"{PREDICTION}$", done_first=True)
-    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
+def interrupted_at(held: Fault, world: World, *arguments: str) -> str:
+    """Press Ctrl-C while the server holds an answer back, until the command has ended; returns what it said."""
+    with world.start(*arguments) as process:
         assert held.reached is not None
         assert held.let_go is not None
         assert held.reached.wait(LIMIT_S)
@@ -476,6 +475,13 @@ def test_ctrl_c_while_a_prediction_is_asked_for_finds_and_cancels_it(world: Worl
         held.let_go.set()
     world.check(out + err)
     assert process.returncode == 130
+    return err
+
+
+def test_ctrl_c_while_a_prediction_is_asked_for_finds_and_cancels_it(world: World) -> None:
+    assert world.run("predict", "--model", "me/base", WORKFLOW, "--out", "out").returncode == 0
+    held = world.replicate.hold("POST", f"{PREDICTION}$", done_first=True)
+    err = interrupted_at(held, world, "predict", "--model", "me/base", WORKFLOW)
     assert "Canceling the prediction predi0001" in err
     assert [run.status for run in world.replicate.runs.values()] == ["succeeded", "canceled"]
 
@@ -485,15 +491,7 @@ def test_a_cancel_that_is_refused_is_said_and_changes_no_exit_code(world: World,
     method = "POST" if held_at.endswith("s$") else "GET"
     held = world.replicate.hold(method, held_at, done_first=True)
     world.replicate.faults.append(Fault("POST", "/cancel$", problem(500, "oops")))
-    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
-        assert held.reached is not None
-        assert held.let_go is not None
-        assert held.reached.wait(LIMIT_S)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=LIMIT_S)
-        held.let_go.set()
-    world.check(out + err)
-    assert process.returncode == 130
+    err = interrupted_at(held, world, "predict", "--model", "me/base", WORKFLOW)
     assert "The prediction predi0000 may go on; scripts/replicate cancel predi0000 ends it." in err
 
 
@@ -501,15 +499,7 @@ def test_ctrl_c_before_a_prediction_arrived_says_where_to_look(world: World) -> 
     # The same, but another command's.
     assert world.run("predict", "--model", "me/base", WORKFLOW, "--no-wait").returncode == 0
     held = world.replicate.hold("POST", f"{PREDICTION}$", drop=True)
-    with world.start("predict", "--model", "me/base", WORKFLOW) as process:
-        assert held.reached is not None
-        assert held.let_go is not None
-        assert held.reached.wait(LIMIT_S)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=LIMIT_S)
-        held.let_go.set()
-    world.check(out + err)
-    assert process.returncode == 130
+    err = interrupted_at(held, world, "predict", "--model", "me/base", WORKFLOW)
     assert "No prediction of this command is listed." in err
     (other,) = world.replicate.runs.values()
     assert other.status == "starting"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from comfyui.settings import Settings
+from comfyui.weights.http.opener import HttpOpener
 from tests.weights.file_server import FileServer
 
 
@@ -21,3 +23,10 @@ def other_server() -> Iterator[FileServer]:
     """Another one, on another port: another origin."""
     with FileServer() as running:
         yield running
+
+
+@pytest.fixture
+def opener(settings: Settings) -> Iterator[HttpOpener]:
+    """As patient as it is for users."""
+    with HttpOpener(settings) as opened:
+        yield opened

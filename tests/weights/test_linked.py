@@ -526,7 +526,6 @@ def test_a_stopped_fetch_leaves_nothing_and_the_next_one_takes_over(
         first = pool.submit(predictions.weights.bring, asked, predictions.weights.lease(), Telling(), stop)
         try:
             assert begun.wait(20)
-            storage.put("/a.safetensors", FILE)
             second = pool.submit(predictions.bring, url)
             stop.set()
             with pytest.raises(StoppedError):

@@ -41,12 +41,6 @@ BODY = bytes(range(256)) * 40
 
 
 @pytest.fixture
-def opener(settings: Settings) -> Iterator[HttpOpener]:
-    with HttpOpener(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
 def hasty_opener(settings: Settings) -> Iterator[HttpOpener]:
     """One that soon takes a silent server for gone."""
     with HttpOpener(settings, read_timeout_s=0.5) as opened:

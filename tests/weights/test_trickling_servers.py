@@ -8,7 +8,6 @@ from threading import Event
 
 import pytest
 
-from comfyui.settings import Settings
 from comfyui.weights.http.opener import HttpOpener
 from comfyui.weights.sources import plain
 from comfyui.weights.transfer.body import PORTION_BYTES
@@ -16,12 +15,6 @@ from comfyui.weights.transfer.readers import RangeReader, RemoteObject, StreamRe
 from tests.weights.file_server import FileServer
 
 BODY = bytes(range(256)) * 2
-
-
-@pytest.fixture
-def opener(settings: Settings) -> Iterator[HttpOpener]:
-    with HttpOpener(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from comfyui.errors import ComfyUIModelError, DownloadError
-from comfyui.local.replicate.api import Api, Run
+from comfyui.local.replicate.api import Api, Kind, Run
 from comfyui.local.replicate.failures import ServiceError
 from comfyui.local.replicate.outputs import GoneError
 
@@ -24,6 +24,16 @@ def not_lost(run: Run) -> Iterator[None]:
     except (ServiceError, DownloadError, OSError) as error:
         error.add_note(f"The run {run.id} is not lost: scripts/replicate status {run.id} --follow goes on.")
         raise
+
+
+def new_run(api: Api, kind: Kind, before: Collection[str], mine: Callable[[Run], bool]) -> Run | None:
+    """The newest of the account's runs that is `mine` and not among the ids `before`; None where there is none."""
+    return next((run for run in api.recent(kind) if run.id not in before and mine(run)), None)
+
+
+def is_of(run: Run, version_id: str | None, workflow: str) -> bool:
+    """Whether a prediction is of this version and workflow."""
+    return run.version == version_id and run.inputs.get("workflow_json") == workflow
 
 
 class NewPrediction:
@@ -80,8 +90,4 @@ class NewPrediction:
         if self._before is None:
             return None
         workflow = self._inputs["workflow_json"]
-        for run in self._api.recent("prediction"):
-            same = run.version == self._version_id and run.inputs.get("workflow_json") == workflow
-            if same and run.id not in self._before:
-                return run
-        return None
+        return new_run(self._api, "prediction", self._before, lambda run: is_of(run, self._version_id, workflow))

@@ -23,6 +23,7 @@ from comfyui.local.replicate.failures import ServiceError
 from comfyui.local.replicate.follow import RunView, need_success, need_version
 from comfyui.local.replicate.models import make_model, wait_for_version
 from comfyui.local.replicate.outputs import GoneError, need_folder, save_outputs
+from comfyui.local.replicate.paid_runs import is_of, new_run
 from comfyui.local.replicate.prices import cost_text
 from comfyui.local.replicate.push import REGISTRY, checks, need_all, push
 from comfyui.local.replicate.runs import Base, find_base, prediction_inputs, stay, training_inputs
@@ -236,10 +237,7 @@ def _picture(options: Options, tools: Tools, version: str, workflow: PreparedWor
             tools.listener.say(notice)
         return tools.api.start_prediction(version_id or "", inputs)
 
-    def mine(run: Run) -> bool:
-        return run.version == version_id and run.inputs.get("workflow_json") == workflow.text
-
-    run = _run_once(tools, "picture", key, "prediction", start, mine)
+    run = _run_once(tools, "picture", key, "prediction", start, lambda run: is_of(run, version_id, workflow.text))
     try:
         files = save_outputs(run.output, options.out, tools.settings)
     except GoneError:
@@ -282,8 +280,7 @@ def _begun(tools: Tools, step: str, key: object, kind: Kind, mine: Callable[[Run
             return None
         tools.listener.say(f"going on with the {kind} {run.id}")
         return run
-    others = {*facts["before"], *tools.state.known}
-    found = next((run for run in tools.api.recent(kind) if run.id not in others and mine(run)), None)
+    found = new_run(tools.api, kind, {*facts["before"], *tools.state.known}, mine)
     if found is not None:
         tools.listener.say(f"found the {kind} {found.id}, which an interrupted run of this command has started")
     return found

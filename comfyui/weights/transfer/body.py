@@ -22,25 +22,21 @@ NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, http.
 def portions(response: requests.Response) -> Iterator[bytes]:
     """All of a body whose length nobody knows. Raises InterruptedPieceError where it breaks off."""
     raw: Any = response.raw
-    at_end = False
-    broken: Exception | None = None
-    while not at_end and broken is None:
+    at_end, fault = False, None
+    while not at_end:
         portion, end = bytearray(), time.monotonic() + PORTION_S
-        while len(portion) < PORTION_BYTES and (not portion or time.monotonic() < end):
+        while not at_end and len(portion) < PORTION_BYTES and (not portion or time.monotonic() < end):
             try:
                 # Not `read`: that returns when it has all of it, however long a server takes.
                 data = raw.read1(PORTION_BYTES - len(portion), decode_content=False)
             except NETWORK_ERRORS as error:
-                broken = error
-                break
+                data, fault = b"", _broken(error)
             portion += data
             at_end = not data
-            if at_end:
-                break
         if portion:
             yield bytes(portion)
-    if broken is not None:
-        raise InterruptedPieceError(f"the connection broke ({type(broken).__name__})") from broken
+    if fault is not None:
+        raise fault
 
 
 def skip(response: requests.Response, count: int) -> Iterator[int]:
@@ -79,15 +75,19 @@ def _portion(raw: Any, out: memoryview) -> tuple[int, InterruptedPieceError | No
         try:
             count = _read_once(body, out[done:])
         except NETWORK_ERRORS as error:
-            fault = InterruptedPieceError(f"the connection broke ({type(error).__name__})")
-            fault.__cause__ = error
-            return done, fault
+            return done, _broken(error)
         if not count:
             return done, InterruptedPieceError("the connection ended early")
         done += count
         if body.isclosed():
             raw.release_conn()
     return done, None
+
+
+def _broken(error: Exception) -> InterruptedPieceError:
+    fault = InterruptedPieceError(f"the connection broke ({type(error).__name__})")
+    fault.__cause__ = error
+    return fault
 
 
 def _read_once(body: Any, out: memoryview) -> int:
